@@ -1,0 +1,49 @@
+/* The kernels: one table (kernels.c) from kernel and tensor type to shader, specialization and grid; and one
+ * function for each that records it. The push blocks and what each kernel computes: shaders/push.h.
+ *
+ * Canonical arithmetic: for one device, driver and build an output row has the same bits whatever rows are beside it
+ * and whichever variant (few rows, many rows) computes it. For matmul: k is cut into slices of MATMUL_SLICE values;
+ * a slice is accumulated in ascending k by explicit fma in f32 from 0; slices are added in ascending order; then bias,
+ * then residual. Dequantized weights are the exact f32 values of the format's formula, in one written order of
+ * operations. No float atomics; reductions have a fixed tree. */
+#ifndef OCTO_ENGINE_KERNELS_H
+#define OCTO_ENGINE_KERNELS_H
+
+#include "engine/gpu.h"
+#include "model/gguf.h"
+#include "shaders/push.h"
+
+enum { MATMUL_SLICE = 256 };
+
+struct kernels;
+
+/* Creates every pipeline for the types in `types` (bit n: enum tensor_type n; F32 is always there). */
+enum err kernels_create(struct gpu *g, uint64_t types, struct kernels **ret, struct err_msg *why) MUST_CHECK;
+void kernels_destroy(struct kernels **k);
+/* XXH3-128 hex of all SPIR-V and specialization: part of the numeric class. */
+const char *kernels_build_hash(const struct kernels *k);
+
+/* How a weight lies in GPU memory. The engine asks for the size, allocates, repacks and uploads. Blocks may be
+ * laid out anew (aligned for 16-byte loads), their values never change. `rows` x `cols` as in gguf. */
+uint64_t kernel_weight_bytes(enum tensor_type type, uint64_t rows, uint64_t cols);
+/* src: the file's bytes of these rows; dst: kernel_weight_bytes(). Row r lands where the kernel expects row r of a
+ * tensor of `rows` rows. ERR_FORMAT: a scale that is NaN or infinite (names the block's row). */
+enum err kernel_weight_repack(enum tensor_type type, uint64_t rows, uint64_t cols, const void *src, void *dst,
+                              struct err_msg *why) MUST_CHECK;
+bool kernel_type_supported(enum tensor_type type);
+
+void kernel_embed(struct kernels *k, const struct push_embed *p, enum tensor_type type);
+void kernel_rmsnorm(struct kernels *k, const struct push_rmsnorm *p);
+void kernel_matmul(struct kernels *k, const struct push_matmul *p, enum tensor_type type);
+void kernel_rope(struct kernels *k, const struct push_rope *p);
+void kernel_attention(struct kernels *k, const struct push_attention *p);
+void kernel_silu_mul(struct kernels *k, const struct push_silu_mul *p);
+void kernel_sample(struct kernels *k, const struct push_sample *p);
+void kernel_copy_pages(struct kernels *k, const struct push_copy_pages *p);
+
+/* Tests only: forces kernel_matmul's variant (rows a tile: 1, 4, ...; 0: by shape). Returns false for an unknown one. */
+bool kernels_force_matmul(struct kernels *k, uint32_t tile_rows);
+/* The variants there are, for tests that compare them bit for bit. */
+size_t kernels_matmul_variants(uint32_t ret[8]);
+
+#endif

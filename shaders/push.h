@@ -1,0 +1,97 @@
+#ifndef OCTO_SHADERS_PUSH_H
+#define OCTO_SHADERS_PUSH_H
+/* Push-constant blocks, declared once for C and GLSL. At most 128 bytes each. Addresses are 64-bit buffer
+ * addresses (0: absent); counts are 32-bit. The C side checks every size with static_assert (kernels.c).
+ *
+ * C:    struct push_matmul p = {.a = ..., ...};
+ * GLSL: layout(push_constant) uniform P { PUSH_MATMUL } p;   with ADDR = uint64_t
+ */
+#ifdef OCTO_GLSL
+#define ADDR(name) uint64_t name;
+#define U32(name)  uint name;
+#define F32(name)  float name;
+#else
+#include <stdint.h>
+#define ADDR(name) uint64_t name;
+#define U32(name)  uint32_t name;
+#define F32(name)  float name;
+#endif
+
+/* All activations are F32, row-major, rows packed (row r of [R x C] begins at r * C floats) unless a stride is
+ * given. "rows" are the tokens of a ragged step, in any order; a row's result never depends on other rows.
+ *
+ * Per-token arrays (uint each): token ids, pos (position in the sequence), seq (row of the page table).
+ * KV pages: f16. Page p of layer l holds PAGE_TOKENS tokens: K then V, each [n_head_kv][PAGE_TOKENS][head_size];
+ * a layer's pool is contiguous: page address = kv + p * page_bytes, V at + page_bytes / 2.
+ * pages: uint [sequences][pages_stride], the page ids of each sequence in order. */
+
+/* out[r, :] = table[ids[r], :], dequantized. */
+#define PUSH_EMBED ADDR(table) ADDR(ids) ADDR(out) U32(rows) U32(n_embd) U32(n_vocab)
+
+/* out[r, :] = x[idx[r], :] * weight / sqrt(mean(x[idx[r], :]^2) + eps); idx 0: r itself.
+ * (Zhang & Sennrich 2019, Root Mean Square Layer Normalization) */
+#define PUSH_RMSNORM ADDR(x) ADDR(weight) ADDR(idx) ADDR(out) U32(rows) U32(cols) F32(eps)
+
+/* out[r * out_stride + j] = sum_k a[r, k] * w[j, k]  (+ bias[j] if bias) (+ residual[r * out_stride + j] if residual)
+ * for j < n. Canonical arithmetic: see engine/kernels.h. residual may be == out. */
+#define PUSH_MATMUL                                                                                \
+    ADDR(a) ADDR(w) ADDR(bias) ADDR(residual) ADDR(out) U32(rows) U32(n) U32(k) U32(out_stride)
+
+/* Rotates q and k (neox order: pairs (i, i + rope_dims/2); Su et al. 2021, RoFormer) by pos[r] and writes k and v
+ * into their pages. qkv: row r holds q [n_head][head_size], k [n_head_kv][head_size], v [n_head_kv][head_size].
+ * q is rotated in place; k, v go to the page pages[seq[r]][pos[r] / PAGE_TOKENS], as f16.
+ * angles: float2 [n_ctx][rope_dims/2] = (cos, sin) of pos * base^(-2i/rope_dims), computed on the host in double. */
+#define PUSH_ROPE                                                                                  \
+    ADDR(qkv) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv)                                \
+    U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(rope_dims) U32(pages_stride) U32(page_bytes)
+
+/* out[r][h] = softmax(q[r][h] . k[0..pos[r]] / sqrt(head_size)) . v[0..pos[r]], h's kv head = h / (n_head / n_head_kv).
+ * q: in qkv rows as above (row stride qkv_stride floats); out: [rows][n_head * head_size].
+ * Fixed split: blocks of PAGE_TOKENS keys in ascending order, whatever the batch or the chunk. */
+#define PUSH_ATTENTION                                                                             \
+    ADDR(qkv) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv) ADDR(out)                                   \
+    U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(qkv_stride) U32(pages_stride) U32(page_bytes) F32(scale)
+
+/* out[r, j] = silu(gate_up[r, j]) * gate_up[r, cols + j]; silu(x) = x / (1 + exp(-x)). (Shazeer 2020, GLU variants) */
+#define PUSH_SILU_MUL ADDR(gate_up) ADDR(out) U32(rows) U32(cols)
+
+/* One token a row from logits [rows][n_vocab] with params: struct sample_row [rows] (below) -> out: uint [rows].
+ * Order of operations: banned tokens, temperature, min_p, top_k, top_p, draw. Greedy takes the first best id. */
+#define PUSH_SAMPLE ADDR(logits) ADDR(params) ADDR(banned) ADDR(out) U32(rows) U32(n_vocab)
+
+/* Copies page src[i] to page dst[i] over all layers' pools (copy on write). pairs: uint2 [count].
+ * layer_stride: bytes from one layer's pool to the next. */
+#define PUSH_COPY_PAGES ADDR(kv) ADDR(pairs) U32(count) U32(page_bytes) U32(n_layer) U32(pad) ADDR(layer_stride)
+
+/* Sampling parameters of one row, read by the sample kernel. 48 bytes. */
+#define SAMPLE_ROW                                                                                 \
+    F32(temperature)  /* 0: greedy */                                                              \
+    F32(top_p)        /* >= 1: off */                                                              \
+    F32(min_p)        /* 0: off */                                                                 \
+    U32(top_k)        /* 0: off */                                                                 \
+    U32(seed_low)                                                                                  \
+    U32(seed_high)                                                                                 \
+    U32(position)     /* the position the sampled token will have */                               \
+    U32(choice)       /* 0; for n > 1 the choice's number */                                       \
+    U32(banned_begin) /* banned[begin .. begin + count): ids that must not be drawn */             \
+    U32(banned_count)                                                                              \
+    U32(pad0)                                                                                      \
+    U32(pad1)
+
+#define PAGE_TOKENS 32
+
+#ifndef OCTO_GLSL
+struct push_embed { PUSH_EMBED };
+struct push_rmsnorm { PUSH_RMSNORM };
+struct push_matmul { PUSH_MATMUL };
+struct push_rope { PUSH_ROPE };
+struct push_attention { PUSH_ATTENTION };
+struct push_silu_mul { PUSH_SILU_MUL };
+struct push_sample { PUSH_SAMPLE };
+struct push_copy_pages { PUSH_COPY_PAGES };
+struct sample_row { SAMPLE_ROW };
+#undef ADDR
+#undef U32
+#undef F32
+#endif
+#endif
