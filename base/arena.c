@@ -20,7 +20,8 @@ void *arena_alloc(struct arena *a, size_t count, size_t size)
     if (__builtin_mul_overflow(count, size, &want) || want > SIZE_MAX / 2)
         return NULL;
     want = (want + alignof(max_align_t) - 1) & ~(alignof(max_align_t) - 1);
-    if (a->limit_bytes != 0 && want > a->limit_bytes - a->total_bytes)
+    if (a->limit_bytes != 0 &&
+        (a->total_bytes > a->limit_bytes || want > a->limit_bytes - a->total_bytes))
         return NULL;
     struct arena_block *b = a->blocks;
     if (b == NULL || want > b->size_bytes - b->used_bytes) {

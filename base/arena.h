@@ -13,7 +13,7 @@ struct arena {
     size_t total_bytes;
 };
 
-/* Zeroed memory, aligned for any type, valid until arena_clear/arena_free; NULL when out of memory,
+/* Zeroed memory, aligned for any type, valid until arena_free; NULL when out of memory,
  * over the limit, or when count * size overflows. count * size == 0 gives a valid pointer. */
 void *arena_alloc(struct arena *a, size_t count, size_t size);
 /* A copy of `len` bytes with a NUL after it. */

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/utf8.h"
+
 const char *err_name(enum err e)
 {
     static const char *const names[] = {
@@ -14,8 +16,16 @@ const char *err_name(enum err e)
     return (unsigned)e < sizeof names / sizeof names[0] ? names[e] : "unknown error";
 }
 
-static void replace_controls(char *text)
+/* Also mends what is no UTF-8 (bytes of a hostile file, a character cut at the buffer's end):
+ * messages travel in text fields of the protocol. */
+static void make_printable(char *text)
 {
+    size_t len = strlen(text);
+    for (size_t at = 0; at < len; at++) {
+        at += utf8_valid_prefix(text + at, len - at);
+        if (at < len)
+            text[at] = '?';
+    }
     for (char *p = text; *p != '\0'; p++) {
         if ((unsigned char)*p < 0x20 || *p == 0x7f)
             *p = '?';
@@ -30,7 +40,7 @@ enum err err_set(struct err_msg *why, enum err e, const char *fmt, ...)
     va_start(args, fmt);
     vsnprintf(why->text, sizeof why->text, fmt, args);
     va_end(args);
-    replace_controls(why->text);
+    make_printable(why->text);
     return e;
 }
 
@@ -44,8 +54,9 @@ enum err err_prefix(struct err_msg *why, enum err e, const char *fmt, ...)
     int n = vsnprintf(why->text, sizeof why->text, fmt, args);
     va_end(args);
     size_t used = n < 0 ? 0 : (size_t)n;
-    if (used < sizeof why->text - 1)
-        snprintf(why->text + used, sizeof why->text - used, ": %s", old.text);
-    replace_controls(why->text);
+    if (used + 2 < sizeof why->text)
+        snprintf(why->text + used, sizeof why->text - used, ": %.*s",
+                 (int)(sizeof why->text - used - 3), old.text);
+    make_printable(why->text);
     return e;
 }

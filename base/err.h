@@ -39,8 +39,9 @@ struct err_msg {
 /* "malformed data" and so on; never NULL. */
 const char *err_name(enum err e);
 
-/* Writes the message (cut at the buffer's end, control characters replaced by '?', so that a hostile
- * file name or string cannot forge a second log line) and returns `e`. why may be NULL. */
+/* Writes the message (cut at the buffer's end; control characters and what is no UTF-8 replaced by '?', so
+ * that a hostile file name or string can neither forge a second log line nor spoil a text field) and returns
+ * `e`. why may be NULL; no argument may point into why->text. */
 enum err err_set(struct err_msg *why, enum err e, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 /* Puts "prefix: " before a message that is already there; returns `e`. why may be NULL. */

@@ -18,7 +18,8 @@ enum err file_read(const char *path, size_t max_bytes, struct buf *out, struct e
     enum err e = ERR_OK;
     for (;;) {
         if (buf_reserve(out, 65536) != ERR_OK) {
-            e = err_set(why, ERR_NOMEM, "%s: out of memory after %zu bytes", path, out->len - start);
+            e = err_set(why, ERR_NOMEM, "%s: out of memory after %zu bytes", path,
+                        out->len - start);
             break;
         }
         ssize_t n = read(fd, out->data + out->len, out->cap - out->len);

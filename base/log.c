@@ -1,10 +1,13 @@
 #include "base/log.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "base/utf8.h"
 
 static const char *program_name = "octoflow";
 static enum log_level max_level = LOG_LEVEL_INFO;
@@ -32,25 +35,38 @@ enum err log_level_parse(const char *text, enum log_level *ret_level, struct err
     return err_set(why, ERR_USAGE, "log level \"%s\": expected error, warn, info or debug", text);
 }
 
-void log_line(enum log_level level, const char *fmt, ...)
+/* "time level program: "; returns its length, which leaves most of the line to the message. */
+static size_t format_head(char *line, size_t size, enum log_level level)
 {
-    if (level > max_level)
-        return;
-    char line[2048];
     struct timespec now;
     struct tm utc;
     clock_gettime(CLOCK_REALTIME, &now);
     gmtime_r(&now.tv_sec, &utc);
-    size_t used = strftime(line, sizeof line, "%Y-%m-%dT%H:%M:%S", &utc);
-    used += (size_t)snprintf(line + used, sizeof line - used, ".%03ldZ %s %s: ",
-                             now.tv_nsec / 1000000, level_names[level], program_name);
-    size_t head = used;
+    size_t used = strftime(line, size, "%Y-%m-%dT%H:%M:%S", &utc);
+    int n = snprintf(line + used, size - used, ".%03ldZ %s %.64s: ", now.tv_nsec / 1000000,
+                     level_names[level], program_name);
+    return used + (size_t)n;
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+    if (level > max_level)
+        return;
+    int saved_errno = errno;
+    char line[2048];
+    size_t head = format_head(line, sizeof line, level);
+    size_t used = head;
     va_list args;
     va_start(args, fmt);
     int n = vsnprintf(line + used, sizeof line - used - 1, fmt, args);
     va_end(args);
+    bool cut = n > 0 && (size_t)n >= sizeof line - used - 1;
     if (n > 0)
-        used += (size_t)n < sizeof line - used - 1 ? (size_t)n : sizeof line - used - 2;
+        used += cut ? sizeof line - used - 2 : (size_t)n;
+    /* A character cut in two goes whole. */
+    size_t valid = head + utf8_valid_prefix(line + head, used - head);
+    if (cut && utf8_is_partial(line + valid, used - valid))
+        used = valid;
     for (size_t i = head; i < used; i++) {
         if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
             line[i] = '?';
@@ -58,8 +74,11 @@ void log_line(enum log_level level, const char *fmt, ...)
     line[used++] = '\n';
     for (size_t done = 0; done < used;) {
         ssize_t wrote = write(STDERR_FILENO, line + done, used - done);
+        if (wrote < 0 && errno == EINTR)
+            continue;
         if (wrote <= 0)
-            return;
+            break; /* nobody reads our log: nothing to do about it */
         done += (size_t)wrote;
     }
+    errno = saved_errno;
 }
