@@ -240,7 +240,8 @@ def stripped(path):
     for result in read_results(path):
         octoflow = result.get("octoflow")
         if isinstance(octoflow, dict):
-            result["octoflow"] = {k: v for k, v in octoflow.items() if k not in VARYING and not k.endswith(VARYING_ENDING)}
+            result["octoflow"] = {k: v for k, v in octoflow.items()
+                                  if k not in VARYING and not k.endswith(VARYING_ENDING)}
         lines.append(json.dumps(result, ensure_ascii=False))
     return "\n".join(lines).encode()
 

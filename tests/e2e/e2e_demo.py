@@ -25,6 +25,7 @@ EXPECTED = {
     "thanks": "You are welcome!",
 }
 BAD_LINE = 46
+PROVENANCE = ["model_hash", "quantization", "numeric_class", "device", "driver", "build", "seed", "attempts", "worker"]
 
 
 def check_lines(bench, prompts, results):
@@ -54,7 +55,7 @@ def check_body(bench, n, result):
     usage = body["usage"]
     bench.same(usage["prompt_tokens"] + usage["completion_tokens"], usage["total_tokens"], f"line {n}: usage")
     bench.check(body["choices"][0]["finish_reason"] in ("stop", "length"), f"line {n}: finish_reason")
-    for field in ("model_hash", "quantization", "numeric_class", "device", "driver", "build", "seed", "attempts", "worker"):
+    for field in PROVENANCE:
         bench.check(octoflow.get(field) not in (None, ""), f"line {n}: octoflow.{field} is missing")
 
 

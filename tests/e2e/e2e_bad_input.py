@@ -1,0 +1,205 @@
+#!/usr/bin/env python3
+"""Wrong input of every kind: model files, options, paths, request lines. Each gets one clear line that names what is
+wrong, the right exit code, and the good lines beside it run."""
+import json
+import os
+import random
+
+import common
+
+USAGE, FATAL = 2, 3
+
+
+def one_line(bench, what, result, code, *parts):
+    """The program ended with `code`, and said so in a line or two that name `parts`."""
+    got, stdout, stderr = result
+    bench.same(got, code, f"{what}: exit code ({common.short(stderr)})")
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    bench.check(1 <= len(lines) <= 3, f"{what}: {len(lines)} lines on standard error: {common.short(stderr, 1000)}")
+    for part in parts:
+        bench.has(stderr, part, what)
+
+
+def bad_models(bench, good_line):
+    with open(bench.model(), "rb") as f:
+        model = f.read()
+    rng = random.Random(1)
+    files = {
+        "empty": b"",
+        "text": b"this is no model\n" * 100,
+        "random": rng.randbytes(100000),
+        "magic-only": model[:4],
+        "version-99": model[:4] + (99).to_bytes(4, "little") + model[8:],
+        "tensors-2-to-60": model[:8] + (1 << 60).to_bytes(8, "little") + model[16:],
+        "keys-2-to-63": model[:16] + (1 << 63).to_bytes(8, "little") + model[24:],
+        "header-cut": model[:5000],
+        "data-cut": model[: len(model) - 100000],
+        "architecture": model.replace(b"\x05\0\0\0\0\0\0\0qwen2", b"\x05\0\0\0\0\0\0\0otter", 1),
+    }
+    bench.check(files["architecture"] != model, "the architecture key was found in the file")
+    for name, content in files.items():
+        path = bench.write(f"{name}.gguf", content)
+        out = bench.path(f"{name}.jsonl")
+        one_line(bench, f"model {name}", bench.run_batch(good_line, out, model=path, code=None), FATAL, f"{name}.gguf")
+        bench.check(not os.path.exists(out), f"model {name}: a result file was written")
+        bench.no_processes(f"model {name}")
+    vocab = os.path.join(bench.source, "tests", "golden", "ggml-vocab-qwen2.gguf")
+    one_line(bench, "vocabulary only", bench.run_batch(good_line, bench.path("v.jsonl"), model=vocab, code=None), FATAL,
+             "ggml-vocab-qwen2.gguf")
+    # The same files through inspect: it may print what it can read of a sound container, never crash.
+    for name in files:
+        code, _, err = bench.run(bench.octoflow, "inspect", bench.path(f"{name}.gguf"))
+        wanted = (0,) if name == "architecture" else (FATAL,)
+        bench.check(code in wanted, f"inspect {name}: exit code {code}: {common.short(err)}")
+
+
+def bad_options(bench, good_line):
+    out, flow, model = bench.path("o.jsonl"), bench.octoflow, bench.model()
+    run = [flow, "run", "-m", model, good_line, "-o", out]
+    cases = [
+        ("no command", [flow], USAGE, []),
+        ("unknown command", [flow, "fly"], USAGE, ["fly"]),
+        ("unknown option", [*run, "--max-tokns", "5"], USAGE, ["max-tokns", "max-tokens"]),
+        ("no value", [*run, "--max-tokens"], USAGE, ["max-tokens"]),
+        ("no number", [*run, "--max-tokens", "many"], USAGE, ["max-tokens", "many"]),
+        ("out of range", [*run, "--max-tokens", "-1"], USAGE, ["max-tokens", "-1"]),
+        ("no model", [flow, "run", good_line, "-o", out], USAGE, ["model"]),
+        ("no input", [flow, "run", "-m", model, "-o", out], USAGE, []),
+        ("two inputs", [*run, "another.jsonl"], USAGE, ["another.jsonl"]),
+        ("no such device", [*run, "--device", "no-such-card"], None, ["no-such-card"]),
+        ("no such model", [flow, "run", "-m", "nowhere.gguf", good_line, "-o", out], FATAL, ["nowhere.gguf"]),
+        ("model is a folder", [flow, "run", "-m", bench.dir, good_line, "-o", out], FATAL, [bench.dir]),
+        ("no such input", [flow, "run", "-m", model, "nowhere.jsonl", "-o", out], FATAL, ["nowhere.jsonl"]),
+        ("input is a folder", [flow, "run", "-m", model, bench.dir, "-o", out], FATAL, [bench.dir]),
+        ("no such output folder", [flow, "run", "-m", model, good_line, "-o", bench.path("no/such/o.jsonl")], FATAL,
+         ["no/such"]),
+        ("output below a file", [flow, "run", "-m", model, good_line, "-o", good_line + "/o.jsonl"], FATAL,
+         ["o.jsonl"]),
+        ("output is a folder", [flow, "run", "-m", model, good_line, "-o", bench.dir], FATAL, [bench.dir]),
+        ("output is the input", [flow, "run", "-m", model, good_line, "-o", good_line], None, ["good.jsonl"]),
+        ("status without broker", [flow, "status", "--broker", "ipc://" + bench.path("none"), "--timeout", "1"], None,
+         ["none"]),
+        ("bad endpoint", [flow, "status", "--broker", "carrier-pigeon"], USAGE, ["carrier-pigeon"]),
+        ("inspect nothing", [flow, "inspect"], USAGE, []),
+        ("tokenize without model", [flow, "tokenize"], USAGE, ["model"]),
+    ]
+    for what, argv, code, parts in cases:
+        result = bench.run(*argv, timeout=60)
+        if code is None:
+            bench.check(result[0] in (USAGE, FATAL), f"{what}: exit code {result[0]}")
+            code = result[0]
+        one_line(bench, what, result, code, *parts)
+        bench.no_processes(what)
+    for argv in ([flow, "--help"], [flow, "run", "--help"], [bench.broker, "--help"], [bench.worker, "--help"]):
+        _, stdout, _ = bench.run(*argv, code=0)
+        bench.check(len(stdout.splitlines()) > 5, f"{argv}: the help is short")
+
+
+def request(**body):
+    return {"messages": [{"role": "user", "content": "What is 1 + 1?"}], "temperature": 0, **body}
+
+
+def batch_line(**changed):
+    line = {"custom_id": "x", "method": "POST", "url": "/v1/chat/completions", "body": request()}
+    line.update(changed)
+    return line
+
+
+def bad_lines():
+    """(name, bytes of the line, what the message must hold besides its line number)."""
+    raw = [
+        ("not json", b"What is 1 + 1?", ""), ("half", b'{"prompt": "a', ""), ("number", b"7", ""),
+        ("array", b'[{"prompt": "a"}]', ""), ("string", b'"prompt"', ""), ("null", b"null", ""), ("empty", b"{}", ""),
+        ("two values", b'{"prompt": "a"} {"prompt": "b"}', ""), ("not utf-8", b'{"prompt": "\xff\xfe"}', ""),
+        ("overlong utf-8", b'{"prompt": "\xc0\xaf"}', ""), ("lone surrogate", b'{"prompt": "\\ud800"}', ""),
+        ("twice", b'{"prompt": "a", "prompt": "b"}', "prompt"), ("nan", b'{"prompt": "a", "temperature": NaN}', ""),
+        ("huge number", b'{"prompt": "a", "temperature": 1e999}', ""),
+        ("deep", b'{"prompt": ' + b"[" * 20000 + b"]" * 20000 + b"}", ""),
+        ("control character", b'{"prompt": "a\x01b"}', ""),
+    ]
+    user = request()["messages"][0]
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    fields = [
+        ("prompt number", {"prompt": 7}, "prompt"),
+        ("both", {"prompt": "a", "messages": [user]}, ""),
+        ("neither", {"custom_id": "n", "temperature": 0}, ""),
+        ("no messages", request(messages=[]), "messages"),
+        ("messages text", request(messages="hi"), "messages"),
+        ("message text", request(messages=["hi"]), "messages"),
+        ("no role", request(messages=[{"content": "a"}]), "role"),
+        ("role", request(messages=[{"role": "wizard", "content": "a"}]), "wizard"),
+        ("no content", request(messages=[{"role": "user"}]), "content"),
+        ("content number", request(messages=[{"role": "user", "content": 7}]), "content"),
+        ("image", request(messages=[image]), "content"),
+        ("temperature text", request(temperature="hot"), "temperature"),
+        ("temperature -1", request(temperature=-1), "temperature"),
+        ("top_p 2", request(top_p=2), "top_p"),
+        ("top_k -5", request(top_k=-5), "top_k"),
+        ("min_p 2", request(min_p=2), "min_p"),
+        ("max_tokens 0", request(max_tokens=0), "max_tokens"),
+        ("max_tokens -1", request(max_tokens=-1), "max_tokens"),
+        ("max_tokens 1.5", request(max_tokens=1.5), "max_tokens"),
+        ("seed text", request(seed="x"), "seed"),
+        ("seed 1.5", request(seed=1.5), "seed"),
+        ("stop number", request(stop=7), "stop"),
+        ("stop list", request(stop=[7]), "stop"),
+        ("many stops", request(stop=[str(i) for i in range(17)]), "stop"),
+        ("n 2", request(n=2), "n"),
+        ("tools", request(tools=[{"type": "function"}]), "tools"),
+        ("logprobs", request(logprobs=True), "logprobs"),
+        ("response_format", request(response_format={"type": "json_object"}), "response_format"),
+        ("logit_bias", request(logit_bias={"5": 1}), "logit_bias"),
+        ("stream", request(stream=True), "stream"),
+        ("unknown field", request(temprature=0), "temprature"),
+        ("ignore_eos", request(ignore_eos="yes"), "ignore_eos"),
+        ("custom_id number", batch_line(custom_id=5), "custom_id"),
+        ("custom_id long", batch_line(custom_id="x" * 600), "custom_id"),
+        ("method", batch_line(custom_id="m", method="GET"), "GET"),
+        ("url", batch_line(custom_id="u", url="/v1/embeddings"), "/v1/embeddings"),
+        ("body", batch_line(custom_id="b", body="text"), "body"),
+        ("used twice", batch_line(custom_id="good-0"), "good-0"),
+        ("too long", {"prompt": "fox " * 3000}, "context"),
+        ("a megabyte", {"prompt": "x" * 1000000}, "context"),
+    ]
+    return raw + [(name, json.dumps(line).encode(), part) for name, line, part in fields]
+
+
+def hostile_lines(bench):
+    bad = bad_lines()
+    content, where = [], {}
+    for n, (name, raw, part) in enumerate(bad):
+        if n % 4 == 0:
+            content.append(json.dumps(dict(request(), custom_id=f"good-{n}")).encode())
+        content.append(raw)
+        where[len(content)] = name, part
+    content.append(json.dumps(dict(request(), custom_id="crlf")).encode() + b"\r")
+    content.append(json.dumps(dict(request(), custom_id="no newline at the end")).encode())
+    inputs, out = bench.write("hostile.jsonl", b"\n".join(content)), bench.path("hostile-out.jsonl")
+    bench.run_batch(inputs, out, code=1)
+    results = common.read_results(out)
+    if not bench.same(len(results), len(content), "hostile: lines"):
+        return
+    for n, result in enumerate(results, 1):
+        if n in where:
+            name, part = where[n]
+            text = common.error_text(result) or ""
+            bench.same(common.status_code(result), 400, f"line {n} ({name}): status_code")
+            bench.has(text, f"line {n}", f"line {n} ({name}): message")
+            bench.has(text, part, f"line {n} ({name}): message")
+            bench.check("\n" not in text and len(text) < 500, f"line {n} ({name}): not one line: {common.short(text)}")
+        else:
+            bench.same(common.answer(result), "2", f"line {n}: a good line's answer")
+    bench.same(len({r["id"] for r in results}), len(results), "hostile: different ids")
+
+
+def test(bench, options):
+    good_line = bench.write("good.jsonl", [dict(request(), custom_id="good")])
+    bad_models(bench, good_line)
+    bad_options(bench, good_line)
+    hostile_lines(bench)
+    empty = bench.write("empty.jsonl", b"")
+    code, _, err = bench.run_batch(empty, bench.path("empty-out.jsonl"), code=None)
+    bench.check(code in (0, USAGE, FATAL), f"an empty input: exit code {code}: {common.short(err)}")
+
+
+common.main(test)

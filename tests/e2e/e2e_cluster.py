@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""A small cluster by hand: a broker and two workers on ipc, a client that submits, asks, fetches and cancels. The
+result file is the one of `octoflow run`; a worker drained by SIGTERM in the middle loses nothing."""
+import os
+import signal
+import time
+
+import common
+
+
+class Cluster:
+    def __init__(self, bench):
+        self.bench, self.endpoint = bench, "ipc://" + bench.path("broker.sock")
+        self.workers = []
+        self.start_broker()
+
+    def start_broker(self):
+        ledger = self.bench.path("ledger.db")
+        self.broker = self.bench.start([self.bench.broker, "--listen", self.endpoint, "--ledger", ledger], "broker")
+
+    def add_worker(self, name):
+        argv = [self.bench.worker, "--broker", self.endpoint, "-m", self.bench.model(), "--name", name]
+        worker = self.bench.start(argv, name)
+        self.workers.append(worker)
+        return worker
+
+    def client(self, command, *arguments, code=0, timeout=300):
+        argv = [self.bench.octoflow, command, "--broker", self.endpoint, *arguments]
+        return self.bench.run(*argv, code=code, name=command, timeout=timeout)
+
+    def stop(self):
+        for process in [*self.workers, self.broker]:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                self.bench.same(self.bench.finish(process, 60)[0], 0, f"{process.name}: exit code after SIGTERM")
+
+
+def test(bench, options):
+    lines = common.mixed_lines(bench, 120)
+    inputs = bench.write("in.jsonl", lines)
+    alone, fetched = bench.path("alone.jsonl"), bench.path("cluster.jsonl")
+    bench.run_batch(inputs, alone, code=0)
+
+    cluster = Cluster(bench)
+    first = cluster.add_worker("worker-1")
+    cluster.add_worker("worker-2")
+    cluster.client("submit", inputs, "--batch", "night")
+    cluster.client("submit", inputs, "--batch", "night")  # again: a no-op
+
+    # Drain one worker as soon as something is done: it finishes or hands back what it holds and leaves.
+    part = bench.path("part.jsonl")
+
+    def some():
+        cluster.client("results", "night", "-o", part, code=None)
+        return os.path.exists(part) and os.path.getsize(part) > 0
+
+    bench.wait_for("a first result", some, 120)
+    first.send_signal(signal.SIGTERM)
+    bench.same(bench.finish(first, 60)[0], 0, "the drained worker's exit code")
+    cluster.client("results", "night", "-o", fetched, "--wait")
+    got, want = common.stripped(fetched), common.stripped(alone)
+    bench.check(got == want, f"the cluster's file is another one; {common.difference(got, want)}")
+    _, stdout, _ = cluster.client("status")
+    bench.has(stdout, "night", "status")
+    bench.has(stdout, "worker-2", "status")
+
+    # Cancel: what is not finished becomes a cancelled line.
+    story = [{"role": "user", "content": "Tell me a story about a fox."}]
+    long = [common.chat_line(f"long-{n}", story, ignore_eos=True, max_tokens=1500) for n in range(40)]
+    cluster.client("submit", bench.write("long.jsonl", long), "--batch", "long")
+    time.sleep(1)
+    cluster.client("cancel", "long")
+    cancelled = bench.path("cancelled.jsonl")
+    cluster.client("results", "long", "-o", cancelled, "--wait", code=1, timeout=60)
+    results = common.read_results(cancelled)
+    bench.same([r["custom_id"] for r in results], [line["custom_id"] for line in long], "cancelled: lines in order")
+    bench.check(any("cancel" in str(r).lower() for r in results), "no line says that it was cancelled")
+
+    # A broker that is stopped and started again has everything.
+    cluster.broker.send_signal(signal.SIGTERM)
+    bench.same(bench.finish(cluster.broker, 60)[0], 0, "broker: exit code after SIGTERM")
+    cluster.start_broker()
+    again = bench.path("again.jsonl")
+    cluster.client("results", "night", "-o", again, "--wait")
+    with open(again, "rb") as a, open(fetched, "rb") as b:
+        bench.check(a.read() == b.read(), "after a restart of the broker the same results have other bytes")
+    cluster.stop()
+    bench.no_processes("after the cluster was stopped")
+
+
+common.main(test)
