@@ -31,6 +31,8 @@ enum {
     PROTO_MAX_LINES_A_SUBMIT = 1024, /* and about 4 MiB of bodies */
     PROTO_MAX_CHECKPOINT_BYTES = 4 << 20,
     PROTO_MAX_DEPTH = 4,
+    PROTO_MAX_FIELDS = 64,         /* entries of one map, unknown ones included */
+    PROTO_MAX_OBJECTS = 8 << 20,   /* values in one message: 24 bytes of memory each while it is decoded */
 };
 
 /* ---- records ---- */
