@@ -1,0 +1,324 @@
+/* Jobs in the engine; see core.h. */
+#include "worker/core.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/size.h"
+
+static const uint64_t checkpoint_every_ns = 10 * NS_PER_S;
+enum { CHECKPOINT_TOKENS = 128, CHECKPOINT_BYTES = 4 << 20, ADMIT_AHEAD_TOKENS = 64 };
+
+struct core {
+    const struct engine_port *port;
+    const struct job_context *context;
+    struct core_events events;
+    struct job **slots;    /* [max_seqs], NULL: free */
+    uint32_t *generations; /* [max_seqs], so that an id is not used twice in a row */
+    uint32_t max_seqs, running, waiting;
+    struct job *first, *last; /* waiting */
+    double prefill_tokens_per_s, decode_tokens_per_s;
+    uint64_t tokens;
+};
+
+/* The engine's id of what runs in a slot. */
+static uint64_t slot_id(const struct core *c, uint32_t slot)
+{
+    return (uint64_t)c->generations[slot] << 32 | slot;
+}
+
+enum err core_create(const struct engine_port *port, const struct job_context *context,
+                     const struct core_events *events, struct core **ret)
+{
+    uint32_t max_seqs = port->info(port->impl)->max_seqs;
+    struct core *c = calloc(1, sizeof *c);
+    if (c == NULL)
+        return ERR_NOMEM;
+    c->slots = calloc(max_seqs, sizeof *c->slots);
+    c->generations = calloc(max_seqs, sizeof *c->generations);
+    c->port = port;
+    c->context = context;
+    c->events = *events;
+    c->max_seqs = max_seqs;
+    if (c->slots == NULL || c->generations == NULL) {
+        core_destroy(&c);
+        return ERR_NOMEM;
+    }
+    *ret = c;
+    return ERR_OK;
+}
+
+void core_destroy(struct core **c)
+{
+    if (c == NULL || *c == NULL)
+        return;
+    for (uint32_t i = 0; (*c)->slots != NULL && i < (*c)->max_seqs; i++)
+        job_destroy(&(*c)->slots[i]);
+    while ((*c)->first != NULL) {
+        struct job *j = (*c)->first;
+        (*c)->first = j->next;
+        job_destroy(&j);
+    }
+    free((*c)->slots);
+    free((*c)->generations);
+    free(*c);
+    *c = NULL;
+}
+
+void core_add(struct core *c, struct job **job)
+{
+    struct job *j = *job;
+    *job = NULL;
+    j->next = NULL;
+    if (c->last != NULL)
+        c->last->next = j;
+    else
+        c->first = j;
+    c->last = j;
+    c->waiting++;
+}
+
+bool core_idle(const struct core *c)
+{
+    return c->running == 0 && c->waiting == 0;
+}
+
+static struct job *pop_waiting(struct core *c)
+{
+    struct job *j = c->first;
+    c->first = j->next;
+    if (c->first == NULL)
+        c->last = NULL;
+    j->next = NULL;
+    c->waiting--;
+    return j;
+}
+
+static void nack(struct core *c, struct job *j, bool counts, const char *reason)
+{
+    struct buf checkpoint = {0};
+    if (j->completion.count > 0 &&
+        job_encode_checkpoint(c->context, j, &checkpoint, NULL) != ERR_OK)
+        buf_clear(&checkpoint);
+    c->events.on_nack(c->events.user, j->serial, counts, reason, &checkpoint);
+    buf_free(&checkpoint);
+    job_destroy(&j);
+}
+
+static void finish(struct core *c, struct job *j, const char *finish_reason)
+{
+    struct buf body = {0};
+    struct err_msg why = {{0}};
+    enum err e = text_stream_finish(j->text);
+    if (e == ERR_OK)
+        e = job_encode_output(c->context, j, finish_reason, c->events.wall_ms(c->events.user),
+                              &body, &why);
+    if (e != ERR_OK) {
+        buf_free(&body);
+        nack(c, j, true, why.text[0] != '\0' ? why.text : "the result does not fit in memory");
+        return;
+    }
+    c->events.on_result(c->events.user, j->serial, &body, j->prompt.count, j->completion.count);
+    buf_free(&body);
+    job_destroy(&j);
+}
+
+static struct job *take_slot(struct core *c, uint32_t slot)
+{
+    struct job *j = c->slots[slot];
+    c->slots[slot] = NULL;
+    c->generations[slot]++;
+    c->running--;
+    return j;
+}
+
+void core_cancel(struct core *c, uint64_t serial)
+{
+    for (uint32_t i = 0; i < c->max_seqs; i++) {
+        if (c->slots[i] != NULL && c->slots[i]->serial == serial) {
+            c->port->remove(c->port->impl, slot_id(c, i));
+            struct job *j = take_slot(c, i);
+            job_destroy(&j);
+            return;
+        }
+    }
+    struct job *before = NULL;
+    for (struct job *j = c->first; j != NULL; before = j, j = j->next) {
+        if (j->serial != serial)
+            continue;
+        if (before == NULL)
+            c->first = j->next;
+        else
+            before->next = j->next;
+        if (c->last == j)
+            c->last = before;
+        c->waiting--;
+        job_destroy(&j);
+        return;
+    }
+}
+
+/* Pages for the prompt and a little more: what is admitted without them only pushes another one
+ * out. */
+static bool pages_for(const struct core *c, const struct job *j)
+{
+    uint64_t ahead = min_u64(j->max_tokens, ADMIT_AHEAD_TOKENS);
+    return c->running == 0 ||
+           c->port->kv_tokens_free(c->port->impl) >= j->prompt.count + j->completion.count + ahead;
+}
+
+static enum err add_to_engine(struct core *c, const struct job *j, uint32_t slot,
+                              struct err_msg *why)
+{
+    struct engine_request r = {
+        .id = slot_id(c, slot),
+        .prompt = j->prompt.ids,
+        .prompt_count = j->prompt.count,
+        .completion = j->completion.ids,
+        .completion_count = j->completion.count,
+        .max_tokens = j->max_tokens,
+        .min_tokens = j->min_tokens,
+        .stop_tokens = j->stop_tokens,
+        .stop_tokens_count = j->stop_tokens_count,
+        .temperature = j->temperature,
+        .top_p = j->top_p,
+        .min_p = j->min_p,
+        .top_k = j->top_k,
+        .seed = j->seed,
+    };
+    return c->port->add(c->port->impl, &r, why);
+}
+
+static void admit(struct core *c, uint64_t now_ns)
+{
+    uint32_t slot = 0;
+    while (c->first != NULL && c->running < c->max_seqs && pages_for(c, c->first)) {
+        while (c->slots[slot] != NULL)
+            slot++;
+        struct job *j = c->first;
+        if (j->started_ms == 0)
+            j->started_ms = c->events.wall_ms(c->events.user);
+        j->checkpoint_ns = now_ns;
+        if (j->stopped) {
+            finish(c, pop_waiting(c), "stop");
+            continue;
+        }
+        struct err_msg why = {{0}};
+        enum err e = add_to_engine(c, j, slot, &why);
+        if (e == ERR_FULL)
+            return;
+        pop_waiting(c);
+        if (e != ERR_OK) {
+            log_debug("engine refuses a job serial=%llu error=\"%s\"",
+                      (unsigned long long)j->serial, why.text);
+            nack(c, j, true, why.text);
+            continue;
+        }
+        c->slots[slot] = j;
+        c->running++;
+    }
+}
+
+static void take_token(struct core *c, const struct engine_event *ev)
+{
+    uint32_t slot = (uint32_t)ev->id;
+    if (slot >= c->max_seqs || c->slots[slot] == NULL || slot_id(c, slot) != ev->id)
+        return;
+    struct job *j = c->slots[slot];
+    bool stopped = false;
+    enum err e = tokens_append(&j->completion, &ev->token, 1);
+    /* A stop token is counted but is not text. */
+    if (e == ERR_OK && ev->finish != ENGINE_STOP)
+        e = text_stream_push(j->text, ev->token, j->completion.count >= j->min_tokens, &stopped);
+    j->cached_tokens = ev->cached_count;
+    if (e == ERR_OK && !stopped && ev->finish == ENGINE_RUNNING)
+        return;
+    if (ev->finish == ENGINE_RUNNING)
+        c->port->remove(c->port->impl, ev->id);
+    take_slot(c, slot);
+    if (e != ERR_OK)
+        nack(c, j, true, "out of memory for the text");
+    else
+        finish(c, j, stopped || ev->finish == ENGINE_STOP ? "stop" : "length");
+}
+
+/* Smoothed over about 20 steps. A mixed step counts for whichever there is more of. */
+static void count_step(struct core *c, const struct engine_step_stats *s, uint64_t gpu_ns)
+{
+    c->tokens += (uint64_t)s->prefill_tokens + s->decode_tokens;
+    bool prefill = s->prefill_tokens > s->decode_tokens;
+    double tokens = prefill ? s->prefill_tokens : s->decode_tokens;
+    if (gpu_ns == 0 || tokens == 0)
+        return;
+    double rate = tokens * (double)NS_PER_S / (double)gpu_ns;
+    double *smooth = prefill ? &c->prefill_tokens_per_s : &c->decode_tokens_per_s;
+    *smooth = *smooth == 0 ? rate : *smooth + (rate - *smooth) / 20;
+}
+
+enum err core_step(struct core *c, uint64_t now_ns, uint64_t *ret_gpu_ns, struct err_msg *why)
+{
+    admit(c, now_ns);
+    if (c->running == 0)
+        return ERR_AGAIN;
+    const struct engine_event *events = NULL;
+    size_t count = 0;
+    struct engine_step_stats stats = {0};
+    enum err e = c->port->step(c->port->impl, &events, &count, &stats, why);
+    if (e != ERR_OK)
+        return e;
+    for (size_t i = 0; i < count; i++)
+        take_token(c, &events[i]);
+    uint64_t gpu_ns = stats.gpu_ns != 0 ? stats.gpu_ns : stats.wall_ns;
+    count_step(c, &stats, gpu_ns);
+    *ret_gpu_ns = gpu_ns;
+    return ERR_OK;
+}
+
+void core_hand_back(struct core *c, bool running_too, bool counts, const char *reason)
+{
+    while (c->first != NULL)
+        nack(c, pop_waiting(c), false, reason);
+    for (uint32_t i = 0; running_too && i < c->max_seqs; i++) {
+        if (c->slots[i] == NULL)
+            continue;
+        c->port->remove(c->port->impl, slot_id(c, i));
+        nack(c, take_slot(c, i), counts, reason);
+    }
+}
+
+size_t core_progress(struct core *c, uint64_t now_ns, struct core_progress *entries, size_t max)
+{
+    size_t count = 0, bytes = 0;
+    for (uint32_t i = 0; i < c->max_seqs && count < max; i++) {
+        struct job *j = c->slots[i];
+        if (j == NULL)
+            continue;
+        struct core_progress *p = &entries[count++];
+        *p = (struct core_progress){.serial = j->serial, .completion_tokens = j->completion.count};
+        if (now_ns - j->checkpoint_ns < checkpoint_every_ns || bytes >= CHECKPOINT_BYTES ||
+            j->completion.count < j->checkpoint_tokens + CHECKPOINT_TOKENS)
+            continue;
+        if (job_encode_checkpoint(c->context, j, &p->checkpoint, NULL) != ERR_OK) {
+            buf_free(&p->checkpoint);
+            continue;
+        }
+        bytes += p->checkpoint.len;
+        j->checkpoint_ns = now_ns;
+        j->checkpoint_tokens = j->completion.count;
+    }
+    return count;
+}
+
+struct core_stats core_stats(const struct core *c)
+{
+    return (struct core_stats){
+        .prefill_tokens_per_s = c->prefill_tokens_per_s,
+        .decode_tokens_per_s = c->decode_tokens_per_s,
+        .tokens = c->tokens,
+        .running = c->running,
+        .waiting = c->waiting,
+    };
+}

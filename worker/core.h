@@ -1,0 +1,63 @@
+/* What the engine's thread does between two steps, without the thread: admits jobs, turns tokens
+ * into text, finds stop strings, makes results and checkpoints, hands jobs back.
+ *
+ *     WAITING --room in the engine--> RUNNING --stop, length--> result
+ *        \--cancel--> gone               \--cancel--> gone
+ *         \--hand back--> NACK            \--hand back, device lost--> NACK with a checkpoint
+ *
+ * WAITING: in arrival order, not in the engine. RUNNING: in a slot, live in the engine under the
+ * slot's id. One thread; time comes as an argument. */
+#ifndef OCTO_WORKER_CORE_H
+#define OCTO_WORKER_CORE_H
+
+#include "base/buf.h"
+#include "worker/job.h"
+#include "worker/port.h"
+
+struct core;
+
+/* What comes out. Bodies are the receiver's from then on (it empties or frees the buf). */
+struct core_events {
+    void *user;
+    uint64_t (*wall_ms)(void *user); /* Unix time, for results */
+    void (*on_result)(void *user, uint64_t serial, struct buf *body, uint64_t prompt_tokens,
+                      uint64_t completion_tokens);
+    void (*on_nack)(void *user, uint64_t serial, bool counts, const char *reason,
+                    struct buf *checkpoint);
+};
+
+/* One running job's state, for a BEAT. */
+struct core_progress {
+    uint64_t serial;
+    uint64_t completion_tokens;
+    struct buf checkpoint; /* empty: none now */
+};
+
+struct core_stats {
+    double prefill_tokens_per_s, decode_tokens_per_s; /* of GPU time, smoothed; 0: none yet */
+    uint64_t tokens; /* computed since start, prompts and completions */
+    uint32_t running, waiting;
+};
+
+/* port, context and events outlive the core; its engine's max_seqs is how many run at a time. */
+enum err core_create(const struct engine_port *port, const struct job_context *context,
+                     const struct core_events *events, struct core **ret) MUST_CHECK;
+/* Jobs still in it are dropped without a word. */
+void core_destroy(struct core **c);
+void core_add(struct core *c, struct job **job);
+/* Unknown serials are ignored. */
+void core_cancel(struct core *c, uint64_t serial);
+bool core_idle(const struct core *c);
+/* Admits, runs one engine step, reports. *ret_gpu_ns: how long the device worked. ERR_AGAIN:
+ * nothing to do. ERR_DEVICE: the device is lost; call core_hand_back(). */
+enum err core_step(struct core *c, uint64_t now_ns, uint64_t *ret_gpu_ns,
+                   struct err_msg *why) MUST_CHECK;
+/* NACKs the waiting jobs and, with running_too, those that run; `counts`: the running ones used up
+ * an attempt. */
+void core_hand_back(struct core *c, bool running_too, bool counts, const char *reason);
+/* Fills up to `max` entries, returns how many. A checkpoint comes with a job at most every 10 s and
+ * 128 new tokens, and at most about 4 MiB of them at a time. */
+size_t core_progress(struct core *c, uint64_t now_ns, struct core_progress *entries, size_t max);
+struct core_stats core_stats(const struct core *c);
+
+#endif

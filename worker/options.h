@@ -1,0 +1,32 @@
+/* The options of octoflow-worker, and its exit codes. */
+#ifndef OCTO_WORKER_OPTIONS_H
+#define OCTO_WORKER_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/log.h"
+
+enum {
+    WORKER_EXIT_OK = 0, /* drained, or sent away by the broker */
+    WORKER_EXIT_USAGE = 2,
+    WORKER_EXIT_FATAL = 3,   /* starting it again would not help */
+    WORKER_EXIT_RESPAWN = 4, /* device lost or the like: start it again */
+};
+
+struct worker_options {
+    const char *broker, *model, *device, *chat_template, *pre_tokenizer, *name;
+    const char *governor, *sensor, *log_level_text;
+    int64_t max_jobs, ctx, kv_tokens, chunk_tokens; /* 0: auto */
+    double target_c, pace_ms, drain_s;
+    bool no_prefix_cache, list_devices, validate, die_with_parent, version;
+    enum log_level log_level;
+};
+
+/* ERR_CANCELLED: --help was asked for. */
+enum err worker_options_parse(int argc, char **argv, struct worker_options *ret,
+                              struct err_msg *why) MUST_CHECK;
+void worker_options_help(void);
+
+#endif

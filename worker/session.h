@@ -1,0 +1,98 @@
+/* The worker's side of the protocol as a state machine: messages and events in, messages out
+ * through a callback. No socket, no clock of its own (now_ns is passed in, monotonic), no engine:
+ * tests drive it with a scripted broker and virtual time.
+ *
+ *                 HELLO again after 1, 2, 4, 5, 5 ... s
+ *                   +--+
+ *                   v  |   WELCOME (a new session, credits from 0)
+ *     start --> CONNECTING -----------------------------------------> READY --drain, nothing
+ * held--> LEAVING ^                                                   | | |
+ *                   +-- RECONNECT, or no answer for three heartbeats ---+ BYE_OK, | |
+ *                   +-- (a lost WELCOME is a HELLO again) --------------------- RECONNECT or
+ * silence --+ | GONE <-------------+
+ *
+ * A lease:  GRANT --> RUNNING --result--> DONE --ACK--> forgotten
+ *                        |  \--hand back--> NACK sent, forgotten
+ *                        \--BEAT_OK.cancel, WELCOME.lost--> on_cancel, forgotten
+ *
+ * Invariants: every lease in the table is named by each BEAT and each HELLO; a DONE lease keeps its
+ * result until it is acknowledged and sends it again after a WELCOME and after 5 s without one; a
+ * job is in the table once, under its newest epoch (granted again while it runs here, it goes on
+ * under the new epoch: its bytes are the same). Credit: what was granted in this session plus what
+ * there is room for, so that a PULL may be repeated. One thread. */
+#ifndef OCTO_WORKER_SESSION_H
+#define OCTO_WORKER_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "proto/messages.h"
+
+/* The fields of PULL and BEAT that tell how the GPU is. */
+struct headroom {
+#define SESSION_FIELD(kind, name, limit, need, doc) PROTO_C_##kind name;
+    HEADROOM_FIELDS(SESSION_FIELD)
+#undef SESSION_FIELD
+};
+
+/* Strings outlive the session. */
+struct session_config {
+    const char *worker, *host, *build, *device, *driver, *numeric_class;
+    struct rec_MODEL model;
+    uint32_t max_jobs;  /* sequences at a time, >= 1 */
+    uint64_t kv_tokens; /* size of the KV cache */
+};
+
+struct session_events {
+    void *user;
+    /* False: it could not be queued; results and NACKs are then tried again later. */
+    bool (*send)(void *user, const struct msg *m);
+    /* A new lease; the grant is valid until the function returns. It may report the job's end at
+     * once. */
+    void (*on_job)(void *user, uint64_t serial, const struct rec_GRANT_JOB *grant);
+    /* The lease is gone: stop working on it. */
+    void (*on_cancel)(void *user, uint64_t serial);
+    /* The broker asks for a drain (once). */
+    void (*on_drain)(void *user);
+    /* The broker sent ERROR. */
+    void (*on_error)(void *user, struct str code, struct str text);
+};
+
+enum session_state { SESSION_CONNECTING, SESSION_READY, SESSION_LEAVING, SESSION_GONE };
+
+struct session;
+
+enum err session_create(const struct session_config *c, const struct session_events *events,
+                        struct session **ret) MUST_CHECK;
+void session_destroy(struct session **s);
+
+void session_receive(struct session *s, const struct msg *m, uint64_t now_ns);
+/* Whatever time asks for, then whatever is to be sent. Call it after anything else and every 50 ms
+ * or so. */
+void session_tick(struct session *s, uint64_t now_ns);
+
+/* The job's end. Takes the content of body. A lease that is gone is ignored. */
+void session_result(struct session *s, uint64_t serial, bool failed, struct buf *body,
+                    uint64_t prompt_tokens, uint64_t completion_tokens);
+/* Takes the content of checkpoint (NULL: none). */
+void session_nack(struct session *s, uint64_t serial, bool counts, const char *reason,
+                  struct buf *checkpoint);
+/* NACKs every lease that still runs; on_cancel is not called. */
+void session_nack_all(struct session *s, bool counts, const char *reason);
+/* For the next BEAT. Takes the content of checkpoint if there is any. */
+void session_progress(struct session *s, uint64_t serial, uint64_t completion_tokens,
+                      struct buf *checkpoint);
+void session_headroom(struct session *s, const struct headroom *h);
+/* Takes no more jobs; leaves once nothing is held. */
+void session_drain(struct session *s);
+
+enum session_state session_state(const struct session *s);
+/* True once a BEAT went out since the last call: time to collect progress for the next one. */
+bool session_beat_sent(struct session *s);
+uint32_t session_running(const struct session *s);  /* leases without a result */
+uint32_t session_held(const struct session *s);     /* and with one that is not acknowledged */
+uint64_t session_finished(const struct session *s); /* results acknowledged */
+
+#endif

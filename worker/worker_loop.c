@@ -1,0 +1,283 @@
+/* The loop thread: socket, session, timers and signals on one side, the engine thread's queues on
+ * the other. */
+#include "worker/worker_impl.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+enum { TICK_MS = 50 };
+static const uint64_t leave_most_ns =
+    6 * NS_PER_S; /* after the hand-back: for NACKs, acks and BYE */
+
+/* ---- session to the rest ---- */
+
+static bool on_send(void *user, const struct msg *m)
+{
+    struct worker *w = user;
+    struct err_msg why = {{0}};
+    enum err e = proto_socket_send(w->socket, NULL, m, &why);
+    if (e != ERR_OK)
+        log_warn("message not sent, trying again later error=\"%s\"", why.text);
+    return e == ERR_OK;
+}
+
+static void refuse(struct worker *w, uint64_t serial, const struct job_refusal *refusal,
+                   const struct err_msg *message)
+{
+    struct buf body = {0};
+    struct err_msg why = {{0}};
+    enum err e =
+        job_encode_refusal(&w->context, refusal, message->text, clock_wall_ms(), &body, &why);
+    if (e == ERR_OK)
+        session_result(w->session, serial, true, &body, 0, 0);
+    else
+        session_nack(w->session, serial, true, why.text, NULL);
+    buf_free(&body);
+}
+
+static void on_job(void *user, uint64_t serial, const struct rec_GRANT_JOB *grant)
+{
+    struct worker *w = user;
+    struct job *job = NULL;
+    struct job_refusal refusal;
+    struct err_msg why = {{0}};
+    enum err e = job_create(&w->context, grant, serial, &job, &refusal, &why);
+    if (e == ERR_USAGE) {
+        refuse(w, serial, &refusal, &why);
+        return;
+    }
+    if (e == ERR_OK)
+        e = engine_thread_add(w->engine, &job);
+    if (e == ERR_OK)
+        return;
+    if (why.text[0] == '\0')
+        err_set(&why, e, "the worker is busy");
+    log_warn("job handed back job=%llu reason=\"%s\"", (unsigned long long)grant->job, why.text);
+    session_nack(w->session, serial, e != ERR_FULL, why.text, NULL);
+    job_destroy(&job);
+}
+
+static void on_cancel(void *user, uint64_t serial)
+{
+    struct worker *w = user;
+    engine_thread_cancel(w->engine, serial);
+}
+
+static void on_drain(void *user)
+{
+    struct worker *w = user;
+    worker_drain(w, w->options->drain_s, "the broker asks for it");
+}
+
+static void on_error(void *user, struct str code, struct str text)
+{
+    struct worker *w = user;
+    char line[sizeof w->last_error];
+    snprintf(line, sizeof line, "%.*s: %.*s", STR_ARG(code), STR_ARG(text));
+    if (strcmp(line, w->last_error) != 0)
+        log_error("the broker refuses a message error=\"%s\"", line);
+    memcpy(w->last_error, line, sizeof line);
+    if (str_eq(code, STR_LIT("version"))) {
+        w->exit_code = WORKER_EXIT_FATAL;
+        uv_stop(&w->loop);
+    }
+}
+
+/* ---- the rest to the session ---- */
+
+static void on_message(void *user, const struct proto_peer *from, const struct msg *m)
+{
+    struct worker *w = user;
+    (void)from;
+    enum session_state before = session_state(w->session);
+    session_receive(w->session, m, clock_mono_ns());
+    enum session_state now = session_state(w->session);
+    if (now != before && now == SESSION_READY)
+        log_info("joined the broker broker=%.*s", STR_ARG(m->welcome.broker));
+}
+
+static void on_garbage(void *user, const struct proto_peer *from, const struct err_msg *why)
+{
+    struct worker *w = user;
+    (void)from;
+    if (!w->said_garbage)
+        log_warn("message that cannot be read, ignored error=\"%s\"", why->text);
+    w->said_garbage = true;
+}
+
+static void take_event(struct worker *w, struct thread_event *ev)
+{
+    switch (ev->kind) {
+    case THREAD_RESULT:
+        session_result(w->session, ev->serial, false, &ev->body, ev->prompt_tokens,
+                       ev->completion_tokens);
+        break;
+    case THREAD_NACK:
+        session_nack(w->session, ev->serial, ev->counts, ev->reason, &ev->body);
+        break;
+    case THREAD_PROGRESS:
+        for (size_t i = 0; i < ev->progress_count; i++)
+            session_progress(w->session, ev->progress[i].serial, ev->progress[i].completion_tokens,
+                             &ev->progress[i].checkpoint);
+        break;
+    case THREAD_LOST:
+        log_error("the GPU failed, handing everything back error=\"%s\"", ev->reason);
+        w->exit_code = WORKER_EXIT_RESPAWN;
+        worker_drain(w, 0, "the GPU failed");
+        session_nack_all(w->session, false, "the GPU failed before it began");
+        break;
+    }
+    thread_event_free(ev);
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    struct worker *w = wake->data;
+    struct thread_event ev;
+    while (engine_thread_poll(w->engine, &ev))
+        take_event(w, &ev);
+}
+
+/* Before the loop sleeps: whatever came in this turn is answered together. */
+static void on_prepare(uv_prepare_t *prepare)
+{
+    struct worker *w = prepare->data;
+    bool was_ready = session_state(w->session) == SESSION_READY;
+    session_tick(w->session, clock_mono_ns());
+    if (session_beat_sent(w->session))
+        engine_thread_ask_progress(w->engine);
+    if (was_ready && session_state(w->session) == SESSION_CONNECTING)
+        log_warn("the broker does not answer, saying hello again held=%u",
+                 session_held(w->session));
+    if (session_state(w->session) == SESSION_GONE) {
+        log_info("leaving results=%llu", (unsigned long long)session_finished(w->session));
+        uv_stop(&w->loop);
+    }
+}
+
+void worker_drain(struct worker *w, double seconds, const char *reason)
+{
+    uint64_t now_ns = clock_mono_ns();
+    if (w->draining)
+        seconds = 0;
+    else
+        log_info("draining seconds=%.0f running=%u reason=\"%s\"", seconds,
+                 session_running(w->session), reason);
+    w->draining = true;
+    w->hand_back_ns = now_ns + (uint64_t)(seconds * (double)NS_PER_S);
+    session_drain(w->session);
+    engine_thread_hand_back(w->engine, false);
+}
+
+static void tick_drain(struct worker *w, uint64_t now_ns)
+{
+    if (now_ns < w->hand_back_ns)
+        return;
+    if (!w->handed_back) {
+        w->handed_back = true;
+        engine_thread_hand_back(w->engine, true);
+    }
+    if (now_ns - w->hand_back_ns > leave_most_ns) {
+        log_warn("leaving without the broker's word, its leases will run out held=%u",
+                 session_held(w->session));
+        uv_stop(&w->loop);
+    }
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct worker *w = timer->data;
+    uint64_t now_ns = clock_mono_ns();
+    heat_tick(w, now_ns);
+    if (w->options->die_with_parent && !w->draining && getppid() != w->parent)
+        worker_drain(w, 0, "the parent process ended");
+    if (w->draining)
+        tick_drain(w, now_ns);
+}
+
+static void on_signal(uv_signal_t *handle, int number)
+{
+    struct worker *w = handle->data;
+    bool orphan = w->options->die_with_parent && getppid() != w->parent;
+    worker_drain(w, orphan ? 0 : w->options->drain_s, number == SIGINT ? "interrupt" : "SIGTERM");
+}
+
+static void engine_wakes(void *user)
+{
+    uv_async_send(user);
+}
+
+static enum err open_handles(struct worker *w, struct err_msg *why)
+{
+    if (uv_loop_init(&w->loop) != 0)
+        return err_set(why, ERR_NOMEM, "event loop: out of memory");
+    w->loop_open = true;
+    w->loop.data = w;
+    w->timer.data = w->prepare.data = w->wake.data = w->term.data = w->interrupt.data = w;
+    if (uv_timer_init(&w->loop, &w->timer) != 0 || uv_prepare_init(&w->loop, &w->prepare) != 0 ||
+        uv_async_init(&w->loop, &w->wake, on_wake) != 0 ||
+        uv_signal_init(&w->loop, &w->term) != 0 || uv_signal_init(&w->loop, &w->interrupt) != 0 ||
+        uv_timer_start(&w->timer, on_timer, TICK_MS, TICK_MS) != 0 ||
+        uv_prepare_start(&w->prepare, on_prepare) != 0 ||
+        uv_signal_start(&w->term, on_signal, SIGTERM) != 0 ||
+        uv_signal_start(&w->interrupt, on_signal, SIGINT) != 0)
+        return err_set(why, ERR_IO, "event loop: cannot start its timers and signals");
+    return ERR_OK;
+}
+
+enum err worker_loop_open(struct worker *w, struct err_msg *why)
+{
+    struct session_events events = {
+        .user = w,
+        .send = on_send,
+        .on_job = on_job,
+        .on_cancel = on_cancel,
+        .on_drain = on_drain,
+        .on_error = on_error,
+    };
+    static const struct proto_socket_events socket_events = {on_message, on_garbage};
+    struct proto_socket_options socket = {.endpoint = w->options->broker};
+    enum err e = open_handles(w, why);
+    if (e != ERR_OK)
+        return e;
+    e = proto_socket_open(&w->loop, &socket, &socket_events, w, &w->socket, why);
+    if (e != ERR_OK)
+        return e;
+    e = session_create(&w->session_config, &events, &w->session);
+    if (e == ERR_OK)
+        e = engine_thread_run(w->engine, &w->context, engine_wakes, &w->wake);
+    return e == ERR_OK ? ERR_OK : err_set(why, e, "session: %s", err_name(e));
+}
+
+void worker_loop_run(struct worker *w)
+{
+    heat_tick(w, clock_mono_ns());
+    uv_run(&w->loop, UV_RUN_DEFAULT);
+}
+
+static void close_handle(uv_handle_t *handle, void *user)
+{
+    (void)user;
+    if (!uv_is_closing(handle))
+        uv_close(handle, NULL);
+}
+
+void worker_loop_close(struct worker *w)
+{
+    if (!w->loop_open)
+        return;
+    w->stopping = true;
+    proto_socket_close(&w->socket, 500);
+    uv_walk(&w->loop, close_handle, NULL);
+    /* A sensor read under way is waited for, but not for ever. */
+    uint64_t until_ns = clock_mono_ns() + 2 * NS_PER_S;
+    while (uv_run(&w->loop, UV_RUN_NOWAIT) != 0 && clock_mono_ns() < until_ns)
+        clock_sleep_ns(NS_PER_MS);
+    if (uv_loop_close(&w->loop) != 0)
+        log_debug("event loop closed with a sensor read under way");
+    session_destroy(&w->session);
+}
