@@ -1,0 +1,371 @@
+/* The worker's core over a fake engine: texts, stop strings, min_tokens, checkpoints, cancel,
+ * hand-back, device loss. Arguments: octo-tiny model, golden folder (unused). */
+#include "base/clock.h"
+#include "fake_engine.h"
+#include "worker/core.h"
+#include "worker_kit.h"
+
+static const char story[] =
+    "One day a cat found a red hat. STOP here, said the cat \xf0\x9f\x90\x99 twice.";
+
+struct outcome {
+    bool result, nack, counts;
+    uint64_t prompt_tokens, completion_tokens;
+    struct buf body; /* the result, or the NACK's checkpoint */
+    char reason[200];
+};
+
+enum { MAX_OUTCOMES = 64 };
+
+static struct kit kit;
+static struct tokens script; /* the story, then <|im_end|> */
+static struct fake_engine fake;
+static struct engine_port port;
+static struct core *core;
+static struct outcome outcomes[MAX_OUTCOMES]; /* by serial */
+static uint64_t now_ns;
+
+static uint64_t wall_ms(void *user)
+{
+    (void)user;
+    return 1000000 + now_ns / NS_PER_MS;
+}
+
+static void on_result(void *user, uint64_t serial, struct buf *body, uint64_t prompt_tokens,
+                      uint64_t completion_tokens)
+{
+    (void)user;
+    struct outcome *o = &outcomes[serial];
+    CHECK(!o->result && !o->nack); /* a job ends once */
+    o->result = true;
+    o->prompt_tokens = prompt_tokens;
+    o->completion_tokens = completion_tokens;
+    o->body = *body;
+    *body = (struct buf){0};
+}
+
+static void on_nack(void *user, uint64_t serial, bool counts, const char *reason,
+                    struct buf *checkpoint)
+{
+    (void)user;
+    struct outcome *o = &outcomes[serial];
+    CHECK(!o->result && !o->nack);
+    o->nack = true;
+    o->counts = counts;
+    snprintf(o->reason, sizeof o->reason, "%s", reason);
+    o->body = *checkpoint;
+    *checkpoint = (struct buf){0};
+}
+
+static void open_core(uint32_t max_seqs)
+{
+    struct core_events events = {NULL, wall_ms, on_result, on_nack};
+    fake_init(&fake, max_seqs);
+    fake.script = script.ids;
+    fake.script_count = script.count;
+    CHECK_ERR(fake_open(&fake, &port, NULL), ERR_OK);
+    CHECK_ERR(core_create(&port, &kit.context, &events, &core), ERR_OK);
+    now_ns = 1000 * NS_PER_S;
+}
+
+static void close_core(void)
+{
+    core_destroy(&core);
+    for (size_t i = 0; i < MAX_OUTCOMES; i++)
+        buf_free(&outcomes[i].body);
+    memset(outcomes, 0, sizeof outcomes);
+}
+
+static void add(uint64_t serial, const struct rec_REQUEST *q, struct str checkpoint)
+{
+    struct job *j = NULL;
+    struct job_refusal refusal;
+    struct err_msg why;
+    CHECK_OK(kit_job(&kit, q, checkpoint, serial, &j, &refusal, &why), why);
+    if (j != NULL)
+        core_add(core, &j);
+}
+
+static enum err step(void)
+{
+    struct err_msg why;
+    uint64_t gpu_ns = 0;
+    now_ns += NS_PER_MS;
+    return core_step(core, now_ns, &gpu_ns, &why);
+}
+
+static void run_out(void)
+{
+    for (int i = 0; i < 10000 && !core_idle(core); i++)
+        CHECK_ERR(step(), ERR_OK);
+    CHECK(core_idle(core));
+    CHECK_ERR(step(), ERR_AGAIN);
+}
+
+static void check_output(uint64_t serial, const char *text, const char *finish_reason,
+                         uint64_t completion_tokens)
+{
+    if (!CHECK(outcomes[serial].result))
+        return;
+    struct rec_OUTPUT o = kit_output(&kit, &outcomes[serial].body);
+    CHECK_INT(o.status_code, 200);
+    CHECK(kit_is(o.text, text));
+    CHECK(kit_is(o.finish_reason, finish_reason));
+    CHECK_INT(o.completion_tokens, completion_tokens);
+    CHECK_INT(outcomes[serial].completion_tokens, completion_tokens);
+    CHECK_INT(o.prompt_tokens, outcomes[serial].prompt_tokens);
+}
+
+static void test_result(void)
+{
+    open_core(2);
+    struct rec_REQUEST q = kit_request("Tell me");
+    add(1, &q, (struct str){0});
+    run_out();
+    check_output(1, story, "stop", script.count); /* the end token counts, and is no text */
+    struct rec_OUTPUT o = kit_output(&kit, &outcomes[1].body);
+    CHECK(kit_is(o.model_name, "octo-tiny") && kit_is(o.numeric_class, "class-1") &&
+          kit_is(o.quantization, "Q4_K") && kit_is(o.device, "fake") &&
+          kit_is(o.driver, "fake 1") && kit_is(o.build, "test") && kit_is(o.worker, "w0"));
+    CHECK_INT(o.seed, 42);
+    CHECK_INT(o.cached_tokens, 3);
+    CHECK_INT(o.finished_ms - o.started_ms, script.count - 1);
+    CHECK(core_stats(core).decode_tokens_per_s > 999 && core_stats(core).tokens == script.count);
+    close_core();
+}
+
+static void test_length(void)
+{
+    open_core(2);
+    struct rec_REQUEST q = kit_request("Tell me");
+    q.max_tokens = 1;
+    add(1, &q, (struct str){0});
+    run_out();
+    struct str first = tokenizer_piece(kit.tokenizer, script.ids[0]);
+    char text[64];
+    snprintf(text, sizeof text, "%.*s", STR_ARG(first));
+    check_output(1, text, "length", 1);
+    close_core();
+    /* End tokens are tokens like others when they are to be ignored. */
+    open_core(2);
+    q.ignore_eos = true;
+    q.max_tokens = script.count + 5;
+    add(1, &q, (struct str){0});
+    run_out();
+    check_output(1, story, "length", script.count + 5);
+    close_core();
+    /* The octopus is cut in the middle of its bytes: a replacement character, valid UTF-8. */
+    open_core(2);
+    size_t cut = 0;
+    for (size_t bytes = 0;
+         bytes <= strlen("One day a cat found a red hat. STOP here, said the cat "); cut++)
+        bytes += tokenizer_piece(kit.tokenizer, script.ids[cut]).len;
+    q.max_tokens = cut;
+    add(1, &q, (struct str){0});
+    run_out();
+    struct rec_OUTPUT o = kit_output(&kit, &outcomes[1].body);
+    CHECK(o.text.len > 3 && memcmp(o.text.data + o.text.len - 3, "\xef\xbf\xbd", 3) == 0);
+    close_core();
+}
+
+static void test_stop_string(void)
+{
+    struct rec_TEXT stops[2] = {{STR_LIT("nowhere")}, {STR_LIT("STOP")}};
+    struct rec_REQUEST q = kit_request("Tell me");
+    q.stop.items = stops;
+    q.stop.count = 2;
+    open_core(2);
+    add(1, &q, (struct str){0});
+    run_out();
+    CHECK(outcomes[1].completion_tokens > 0 && outcomes[1].completion_tokens < script.count);
+    check_output(1, "One day a cat found a red hat. ", "stop", outcomes[1].completion_tokens);
+    CHECK_INT(fake.removes, 1); /* the engine was told */
+    uint64_t at = outcomes[1].completion_tokens;
+    close_core();
+    /* Not before min_tokens: the whole stop string has passed by then. */
+    q.min_tokens = at + 1;
+    open_core(2);
+    add(1, &q, (struct str){0});
+    run_out();
+    check_output(1, story, "stop", script.count);
+    close_core();
+    q.min_tokens = at;
+    open_core(2);
+    add(1, &q, (struct str){0});
+    run_out();
+    check_output(1, "One day a cat found a red hat. ", "stop", at);
+    close_core();
+}
+
+static void test_many(void)
+{
+    open_core(3);
+    struct rec_REQUEST q = kit_request("Tell me");
+    for (uint64_t i = 1; i < 40; i++) {
+        q.max_tokens = 1 + i % 7 * 3;
+        add(i, &q, (struct str){0});
+    }
+    run_out();
+    CHECK_INT(fake.adds, 39);
+    CHECK_INT(fake.most_live, 3);
+    for (uint64_t i = 1; i < 40; i++)
+        CHECK(outcomes[i].result && outcomes[i].completion_tokens == 1 + i % 7 * 3);
+    close_core();
+    /* Few pages: one at a time, and they all end. */
+    open_core(3);
+    fake.kv_tokens_free = 10;
+    q.max_tokens = 30;
+    for (uint64_t i = 1; i < 5; i++)
+        add(i, &q, (struct str){0});
+    run_out();
+    CHECK_INT(fake.most_live, 1);
+    CHECK(outcomes[4].result);
+    close_core();
+}
+
+static void test_cancel(void)
+{
+    open_core(2);
+    struct rec_REQUEST q = kit_request("Tell me");
+    for (uint64_t i = 1; i < 6; i++)
+        add(i, &q, (struct str){0});
+    CHECK_ERR(step(), ERR_OK);
+    core_cancel(core, 1); /* runs */
+    core_cancel(core, 5); /* waits, the last */
+    core_cancel(core, 3); /* waits, the first */
+    core_cancel(core, 77);
+    CHECK_INT(core_stats(core).running, 1);
+    CHECK_INT(core_stats(core).waiting, 1);
+    add(6, &q, (struct str){0});
+    run_out();
+    static const bool ends[] = {false, false, true, false, true, false, true};
+    for (size_t i = 1; i < 7; i++)
+        CHECK(outcomes[i].result == ends[i] && !outcomes[i].nack);
+    CHECK_INT(fake.removes, 1);
+    close_core();
+}
+
+/* Stopped at every possible token, gone on with elsewhere: the same output. */
+static void test_continue(void)
+{
+    struct rec_TEXT stop = {STR_LIT("twice")};
+    struct rec_REQUEST q = kit_request("Tell me");
+    q.stop.items = &stop;
+    q.stop.count = 1;
+    q.min_tokens = 2;
+    open_core(1);
+    add(1, &q, (struct str){0});
+    run_out();
+    uint64_t whole = outcomes[1].completion_tokens;
+    char text[128];
+    struct rec_OUTPUT o = kit_output(&kit, &outcomes[1].body);
+    snprintf(text, sizeof text, "%.*s", STR_ARG(o.text));
+    CHECK_HAS(text, "\xf0\x9f\x90\x99");
+    close_core();
+    for (uint64_t at = 1; at < whole; at++) {
+        open_core(1);
+        add(1, &q, (struct str){0});
+        for (uint64_t i = 0; i < at; i++)
+            CHECK_ERR(step(), ERR_OK);
+        core_hand_back(core, true, false, "the worker leaves");
+        CHECK(outcomes[1].nack && !outcomes[1].counts && outcomes[1].body.len > 0);
+        add(2, &q, (struct str){outcomes[1].body.data, outcomes[1].body.len});
+        unsigned before = fake.steps;
+        run_out();
+        CHECK_INT(fake.steps - before, whole - at); /* nothing is computed twice */
+        check_output(2, text, "stop", whole);
+        close_core();
+    }
+}
+
+static void test_hand_back(void)
+{
+    open_core(2);
+    struct rec_REQUEST q = kit_request("Tell me");
+    for (uint64_t i = 1; i < 5; i++)
+        add(i, &q, (struct str){0});
+    CHECK_ERR(step(), ERR_OK);
+    core_hand_back(core, false, false, "draining");
+    CHECK(!outcomes[1].nack && !outcomes[2].nack && outcomes[3].nack && outcomes[4].nack);
+    CHECK_INT(outcomes[3].body.len, 0);
+    run_out();
+    CHECK(outcomes[1].result && outcomes[2].result);
+    close_core();
+}
+
+static void test_device_lost(void)
+{
+    open_core(2);
+    fake.fail_at_step = 4;
+    struct rec_REQUEST q = kit_request("Tell me");
+    for (uint64_t i = 1; i < 4; i++)
+        add(i, &q, (struct str){0});
+    for (int i = 0; i < 3; i++)
+        CHECK_ERR(step(), ERR_OK);
+    struct err_msg why;
+    uint64_t gpu_ns;
+    CHECK_ERR(core_step(core, now_ns, &gpu_ns, &why), ERR_DEVICE);
+    core_hand_back(core, true, true, why.text);
+    CHECK(outcomes[1].nack && outcomes[1].counts && outcomes[2].nack && outcomes[2].counts);
+    CHECK(outcomes[3].nack && !outcomes[3].counts); /* had not begun */
+    CHECK_HAS(outcomes[1].reason, "DEVICE_LOST");
+    struct rec_CHECKPOINT p = {0};
+    CHECK_OK(
+        proto_decode_checkpoint(outcomes[1].body.data, outcomes[1].body.len, &kit.arena, &p, &why),
+        why);
+    CHECK_INT(p.completion_ids.count, 3);
+    CHECK(core_idle(core));
+    close_core();
+}
+
+static void test_progress(void)
+{
+    struct core_progress p[4];
+    open_core(2);
+    struct rec_REQUEST q = kit_request("Tell me");
+    q.ignore_eos = true;
+    q.max_tokens = 1000;
+    add(8, &q, (struct str){0});
+    for (int i = 0; i < 200; i++)
+        CHECK_ERR(step(), ERR_OK);
+    CHECK_INT(core_progress(core, now_ns, p, 4), 1);
+    CHECK(p[0].serial == 8 && p[0].completion_tokens == 200 &&
+          p[0].checkpoint.len == 0); /* too soon */
+    CHECK_INT(core_progress(core, now_ns + 10 * NS_PER_S, p, 4), 1);
+    CHECK(p[0].checkpoint.len > 0);
+    buf_free(&p[0].checkpoint);
+    now_ns += 10 * NS_PER_S;
+    for (int i = 0; i < 127; i++)
+        CHECK_ERR(step(), ERR_OK);
+    now_ns += 20 * NS_PER_S;
+    CHECK_INT(core_progress(core, now_ns, p, 4), 1);
+    CHECK_INT(p[0].checkpoint.len, 0); /* too few new tokens */
+    CHECK_ERR(step(), ERR_OK);
+    CHECK_INT(core_progress(core, now_ns, p, 4), 1);
+    CHECK(p[0].checkpoint.len > 0);
+    buf_free(&p[0].checkpoint);
+    close_core();
+}
+
+int main(int argc, char **argv)
+{
+    struct err_msg why = {{0}};
+    if (argc != 3 || !kit_open(&kit, argv[1]))
+        return 1;
+    struct tokenizer_encode_options plain = {0};
+    CHECK_OK(tokenizer_encode(kit.tokenizer, str_of(story), plain, &script, &why), why);
+    uint32_t end = 2;
+    CHECK_ERR(tokens_append(&script, &end, 1), ERR_OK);
+    test_result();
+    test_length();
+    test_stop_string();
+    test_many();
+    test_cancel();
+    test_continue();
+    test_hand_back();
+    test_device_lost();
+    test_progress();
+    tokens_free(&script);
+    kit_close(&kit);
+    return check_report();
+}
