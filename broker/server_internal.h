@@ -52,7 +52,6 @@ struct session {
 struct server {
     uv_loop_t *loop;
     struct server_options o;
-    char *endpoint, *ledger_path;
     struct ledger *ledger;
     struct jobs *jobs;
     struct proto_socket *socket;

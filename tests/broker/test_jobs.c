@@ -1,0 +1,392 @@
+/* jobs.c: named cases for each rule, then random operations against a naive shadow. */
+#include <stdlib.h>
+
+#include "broker/jobs.h"
+#include "tests/check.h"
+
+_Static_assert(sizeof(struct job) <= 112, "with index and queue below 150 bytes a job");
+
+static unsigned returned_count, counted_count;
+
+static void on_returned(void *user, const struct job *job, bool counted, const char *reason)
+{
+    (void)user;
+    (void)job;
+    (void)reason;
+    returned_count++;
+    counted_count += counted;
+}
+
+static const struct jobs_events events = {.on_returned = on_returned};
+
+static struct jobs *new_jobs(uint32_t generation)
+{
+    struct jobs *j = NULL;
+    if (jobs_create(generation, &events, NULL, &j) != ERR_OK)
+        abort();
+    returned_count = counted_count = 0;
+    return j;
+}
+
+static struct batch *new_batch(struct jobs *j, uint64_t id, unsigned priority,
+                               unsigned max_attempts, const char *model)
+{
+    char name[32], model_copy[64];
+    snprintf(name, sizeof name, "batch-%llu", (unsigned long long)id);
+    snprintf(model_copy, sizeof model_copy, "%s", model);
+    struct batch like = {.id = id,
+                         .name = name,
+                         .model = model_copy,
+                         .priority = priority,
+                         .max_attempts = max_attempts};
+    struct batch *b = NULL;
+    if (jobs_add_batch(j, &like, &b) != ERR_OK)
+        abort();
+    return b;
+}
+
+static void add(struct jobs *j, struct batch *b, uint64_t id, uint64_t line)
+{
+    struct job like = {.id = id, .line = line, .body_bytes = 100};
+    CHECK_ERR(jobs_add(j, b, &like), ERR_OK);
+}
+
+static size_t lease(struct jobs *j, uint64_t owner, size_t max, uint64_t expires_ns,
+                    struct job **ret)
+{
+    struct jobs_want want = {
+        .owner = owner, .max_jobs = max, .max_bytes = 1 << 20, .expires_ns = expires_ns};
+    return jobs_lease(j, &want, ret);
+}
+
+static bool is_model_b(void *user, const char *model)
+{
+    (void)user;
+    return strcmp(model, "b") == 0;
+}
+
+static void test_order(void)
+{
+    struct jobs *j = new_jobs(1);
+    struct job *got[16];
+    struct batch *low = new_batch(j, 1, 50, 3, ""), *first = new_batch(j, 2, 100, 3, "a");
+    struct batch *second = new_batch(j, 3, 100, 3, "b");
+    add(j, low, 10, 1);
+    add(j, second, 20, 1);
+    add(j, first, 31, 2);
+    add(j, first, 30, 1);
+    CHECK_ERR(jobs_add(j, first, &(struct job){.id = 30, .line = 9}), ERR_CONFLICT);
+    struct jobs_want want = {
+        .owner = 5, .has_model = is_model_b, .max_jobs = 1, .max_bytes = 1000, .expires_ns = 9};
+    CHECK_INT(jobs_lease(j, &want, got), 1);
+    CHECK_INT(got[0]->id, 20); /* the older batch asks for a model that this worker lacks */
+    CHECK_INT(lease(j, 5, 16, 9, got), 3);
+    CHECK_INT(got[0]->id, 30);
+    CHECK_INT(got[1]->id, 31);
+    CHECK_INT(got[2]->id, 10);
+    CHECK_INT(lease(j, 5, 16, 9, got), 0);
+    CHECK_INT(jobs_owned(j, 5), 4);
+    CHECK_INT(jobs_release_owner(j, 5, false, "test"), 4);
+    want = (struct jobs_want){.owner = 5, .max_jobs = 16, .max_bytes = 150};
+    CHECK_INT(jobs_lease(j, &want, got), 1); /* 200 bytes do not fit */
+    want.max_bytes = 1;
+    CHECK_INT(jobs_lease(j, &want, got), 1); /* one always does */
+    jobs_check(j);
+    jobs_destroy(&j);
+    CHECK(j == NULL);
+}
+
+static void test_epochs(void)
+{
+    struct jobs *j = new_jobs(7);
+    struct job *got[4];
+    struct batch *b = new_batch(j, 1, 100, 9, "");
+    add(j, b, 1, 1);
+    CHECK_INT(lease(j, 5, 4, 100, got), 1);
+    uint64_t first = got[0]->epoch;
+    CHECK_INT(first >> 32, 7);
+    CHECK(!jobs_release(j, 1, first, 6, true, "not yours"));
+    CHECK_INT(jobs_expire(j, 99), 0);
+    CHECK_INT(jobs_expire(j, 100), 1);
+    CHECK_INT(counted_count, 1);
+    CHECK_STR(jobs_history(got[0]), "attempt 1: lease expired");
+    /* late, but nobody has the job: its holder may go on, or bring the result */
+    CHECK(jobs_claim(j, 1, first, 5, 0, 200));
+    CHECK_INT(jobs_expire(j, 200), 1);
+    CHECK_INT(lease(j, 6, 4, 300, got), 1);
+    uint64_t second = got[0]->epoch;
+    CHECK(second != first);
+    CHECK(!jobs_claim(j, 1, first, 5, 0, 400));
+    CHECK_INT(jobs_result(j, 1, first), JOBS_STALE);
+    CHECK(!jobs_claim(j, 1, second, 5, 0, 400)); /* of a live session */
+    CHECK(jobs_claim(j, 1, second, 7, 6, 400));  /* of its own earlier one */
+    CHECK_INT(jobs_result(j, 1, second), JOBS_ACCEPT);
+    CHECK_INT(jobs_result(j, 1, second), JOBS_ACCEPT); /* sent twice: the ledger takes one */
+    CHECK_INT(jobs_expire(j, 1000), 0);                /* storing */
+    jobs_store_failed(j, 1, second, 500);
+    CHECK_INT(got[0]->state, JOB_LEASED);
+    CHECK_INT(jobs_result(j, 1, second), JOBS_ACCEPT);
+    CHECK_INT(jobs_release_owner(j, 7, true, "dead"), 0);
+    jobs_store_failed(j, 1, second, 500);
+    CHECK_INT(got[0]->state, JOB_SUBMITTED); /* its owner went while we wrote */
+    CHECK_INT(jobs_result(j, 1, second), JOBS_ACCEPT);
+    jobs_finished(j, 1);
+    CHECK_INT(jobs_result(j, 1, second), JOBS_GONE);
+    CHECK_INT(jobs_count(j), 0);
+    jobs_finished(j, 1);
+    jobs_check(j);
+    jobs_destroy(&j);
+}
+
+static void test_poison(void)
+{
+    struct jobs *j = new_jobs(1);
+    struct job *got[4];
+    struct batch *b = new_batch(j, 1, 100, 2, "");
+    add(j, b, 1, 1);
+    CHECK_INT(lease(j, 5, 1, 100, got), 1);
+    CHECK(jobs_release(j, 1, got[0]->epoch, 5, false, "drain"));
+    CHECK_INT(got[0]->attempts, 0);
+    CHECK_INT(lease(j, 5, 1, 100, got), 1);
+    CHECK(jobs_release(j, 1, got[0]->epoch, 5, true, "device lost"));
+    CHECK(jobs_poisoned(j) == NULL);
+    CHECK_INT(lease(j, 5, 1, 100, got), 1);
+    CHECK_INT(jobs_release_owner(j, 5, true, "worker died"), 1);
+    struct job *poisoned = jobs_poisoned(j);
+    CHECK(poisoned == got[0]);
+    CHECK_STR(jobs_history(poisoned), "attempt 1: device lost; attempt 2: worker died");
+    CHECK_INT(lease(j, 6, 1, 100, got), 0);
+    CHECK(!jobs_claim(j, 1, poisoned->epoch, 5, 0, 100));
+    CHECK_INT(jobs_result(j, 1, poisoned->epoch), JOBS_ACCEPT);
+    CHECK(jobs_poisoned(j) == NULL);
+    jobs_store_failed(j, 1, poisoned->epoch, 100);
+    CHECK(jobs_poisoned(j) == poisoned);
+    jobs_check(j);
+    jobs_destroy(&j);
+}
+
+static void test_restart(void)
+{
+    struct jobs *j = new_jobs(3);
+    struct job *got[4];
+    struct batch *b = new_batch(j, 1, 100, 3, "");
+    uint64_t noted = UINT64_C(2) << 32 | 5;
+    struct job held = {.id = 1, .line = 1, .epoch = noted, .state = JOB_LEASED, .expires_ns = 50};
+    struct job unclaimed = {
+        .id = 2, .line = 2, .epoch = noted + 1, .state = JOB_LEASED, .expires_ns = 50};
+    struct job unnoted = {.id = 3, .line = 3}; /* its lease was given, the note is lost */
+    CHECK_ERR(jobs_add(j, b, &held), ERR_OK);
+    CHECK_ERR(jobs_add(j, b, &unclaimed), ERR_OK);
+    CHECK_ERR(jobs_add(j, b, &unnoted), ERR_OK);
+    CHECK(!jobs_claim(j, 1, noted - 1, 9, 0, 500));
+    CHECK(jobs_claim(j, 1, noted, 9, 0, 500));
+    CHECK(jobs_claim(j, 3, noted + 2, 9, 0, 500));
+    CHECK(!jobs_claim(j, 3, UINT64_C(3) << 32 | 77, 9, 0, 500)); /* we never gave that one */
+    CHECK_INT(jobs_expire(j, 50), 1);
+    CHECK_INT(counted_count, 0); /* a restart of the broker costs no attempt */
+    CHECK_INT(jobs_result(j, 2, noted + 1), JOBS_ACCEPT);
+    jobs_finished(j, 2);
+    CHECK_INT(lease(j, 10, 4, 100, got), 0);
+    jobs_delay(j, 1000);
+    CHECK_INT(jobs_expire(j, 1499), 0);
+    CHECK_INT(jobs_expire(j, 1500), 2);
+    CHECK_INT(lease(j, 10, 4, 9999, got), 2);
+    CHECK(got[0]->epoch > noted + 2 && got[1]->epoch > got[0]->epoch);
+    jobs_check(j);
+    jobs_destroy(&j);
+}
+
+static void test_checkpoints(void)
+{
+    struct jobs *j = new_jobs(1);
+    struct batch *b = new_batch(j, 1, 100, 3, "");
+    add(j, b, 1, 1);
+    add(j, b, 2, 2);
+    jobs_limit_extra(j, 100);
+    char big[101] = {0};
+    jobs_keep_checkpoint(j, jobs_find(j, 1), STR_LIT("abc"));
+    jobs_keep_checkpoint(j, jobs_find(j, 1), STR_LIT("abcdef"));
+    jobs_keep_checkpoint(j, jobs_find(j, 2), (struct str){big, 95});
+    CHECK_INT(jobs_checkpoint(jobs_find(j, 1)).len, 6);
+    CHECK_INT(jobs_checkpoint(jobs_find(j, 2)).len, 0);
+    jobs_finished(j, 1);
+    jobs_keep_checkpoint(j, jobs_find(j, 2), (struct str){big, 95});
+    CHECK_INT(jobs_checkpoint(jobs_find(j, 2)).len, 95);
+    jobs_destroy(&j);
+}
+
+/* ---- random operations ---- */
+
+enum { BATCHES = 4, LINES = 150, OWNERS = 5, MAX_ATTEMPTS = 3 };
+
+/* What the ledger would know, and what has happened. */
+struct shadow {
+    uint64_t id, epoch, line;
+    unsigned batch, finished, attempts;
+};
+
+struct world {
+    struct jobs *j;
+    struct batch *batches[BATCHES];
+    struct shadow shadows[BATCHES * LINES];
+    uint64_t now, last_epoch, owners[OWNERS], next_owner;
+    uint32_t generation;
+    struct check_rng rng;
+};
+
+static struct job *some_job(struct world *w)
+{
+    return jobs_find(w->j, w->shadows[check_rng_below(&w->rng, BATCHES * LINES)].id);
+}
+
+static void random_lease(struct world *w)
+{
+    struct job *got[8];
+    uint64_t owner = w->owners[check_rng_below(&w->rng, OWNERS)];
+    size_t n = lease(w->j, owner, 1 + check_rng_below(&w->rng, 8), w->now + 20, got);
+    for (size_t i = 0; i < n; i++) {
+        CHECK(got[i]->epoch > w->last_epoch);
+        w->last_epoch = got[i]->epoch;
+        struct shadow *sh = &w->shadows[got[i]->id - 1];
+        CHECK_INT(sh->finished, 0);
+        CHECK(got[i]->attempts < MAX_ATTEMPTS);
+        sh->epoch = got[i]->epoch;
+        for (unsigned b = 0; b < BATCHES; b++) { /* nothing more urgent waits */
+            struct batch *other = w->batches[b];
+            CHECK(other->heap_len == 0 || other->priority <= got[i]->batch->priority || i + 1 < n);
+        }
+        CHECK(i == 0 || got[i]->batch != got[i - 1]->batch || got[i]->line > got[i - 1]->line);
+    }
+}
+
+static void random_result(struct world *w)
+{
+    struct job *job = some_job(w);
+    if (job == NULL || job->epoch == 0)
+        return;
+    struct shadow *sh = &w->shadows[job->id - 1];
+    bool old = check_rng_below(&w->rng, 4) == 0;
+    uint64_t epoch = old && job->epoch > 1 ? job->epoch - 1 : job->epoch;
+    enum jobs_verdict v = jobs_result(w->j, sh->id, epoch);
+    CHECK_INT(v, epoch == sh->epoch ? JOBS_ACCEPT : JOBS_STALE);
+    if (v != JOBS_ACCEPT)
+        return;
+    if (check_rng_below(&w->rng, 3) == 0) {
+        jobs_store_failed(w->j, sh->id, epoch, w->now + 20);
+        return;
+    }
+    jobs_finished(w->j, sh->id);
+    sh->finished++;
+}
+
+static void random_restart(struct world *w)
+{
+    struct job kept[BATCHES * LINES];
+    memset(kept, 0, sizeof kept);
+    for (size_t i = 0; i < BATCHES * LINES; i++) {
+        struct job *job = jobs_find(w->j, w->shadows[i].id);
+        CHECK((job == NULL) == (w->shadows[i].finished == 1));
+        if (job != NULL) {
+            kept[i] = *job;
+            kept[i].state = job->state == JOB_LEASED ? JOB_LEASED : JOB_SUBMITTED;
+            kept[i].expires_ns = w->now + 10;
+        }
+    }
+    jobs_destroy(&w->j);
+    w->j = new_jobs(++w->generation);
+    for (unsigned b = 0; b < BATCHES; b++)
+        w->batches[b] = new_batch(w->j, b + 1, 100 - b / 2 * 10, MAX_ATTEMPTS, "");
+    for (size_t i = 0; i < BATCHES * LINES; i++) {
+        if (kept[i].id != 0)
+            CHECK_ERR(jobs_add(w->j, w->batches[w->shadows[i].batch], &kept[i]), ERR_OK);
+    }
+}
+
+static void random_step(struct world *w)
+{
+    struct job *job;
+    switch (check_rng_below(&w->rng, 12)) {
+    case 0:
+    case 1:
+    case 2:
+        random_lease(w);
+        break;
+    case 3:
+    case 4:
+    case 5:
+        random_result(w);
+        break;
+    case 6:
+        job = some_job(w);
+        if (job != NULL)
+            jobs_claim(w->j, job->id, job->epoch, w->owners[0], 0, w->now + 30);
+        break;
+    case 7:
+        job = some_job(w);
+        if (job != NULL)
+            jobs_release(w->j, job->id, job->epoch, 0, check_rng_below(&w->rng, 4) == 0, "nack");
+        break;
+    case 8:
+        w->now += check_rng_below(&w->rng, 8);
+        jobs_expire(w->j, w->now);
+        break;
+    case 9:
+        if (check_rng_below(&w->rng, 10) == 0) {
+            size_t at = check_rng_below(&w->rng, OWNERS);
+            jobs_release_owner(w->j, w->owners[at], true, "died");
+            w->owners[at] = ++w->next_owner;
+        }
+        break;
+    case 10:
+        job = jobs_poisoned(w->j);
+        if (job != NULL && jobs_result(w->j, job->id, job->epoch) == JOBS_ACCEPT) {
+            w->shadows[job->id - 1].finished++;
+            jobs_finished(w->j, job->id);
+        }
+        break;
+    default:
+        if (check_rng_below(&w->rng, 100) == 0)
+            random_restart(w);
+    }
+}
+
+static void test_random(void)
+{
+    struct world *w = calloc(1, sizeof *w);
+    w->rng = check_rng_start(20261125);
+    w->generation = 1;
+    w->j = new_jobs(1);
+    for (unsigned b = 0; b < BATCHES; b++) {
+        w->batches[b] = new_batch(w->j, b + 1, 100 - b / 2 * 10, MAX_ATTEMPTS, "");
+        for (unsigned i = 0; i < LINES; i++) {
+            uint64_t id = b * LINES + i + 1;
+            w->shadows[id - 1] = (struct shadow){.id = id, .line = i + 1, .batch = b};
+            add(w->j, w->batches[b], id, i + 1);
+        }
+    }
+    for (unsigned i = 0; i < OWNERS; i++)
+        w->owners[i] = ++w->next_owner;
+    size_t steps = 0;
+    for (; jobs_count(w->j) > 0 && steps < 200000; steps++) {
+        random_step(w);
+        if (steps % 16 == 0)
+            jobs_check(w->j);
+    }
+    printf("%zu steps, %u generations\n", steps, w->generation);
+    CHECK_INT(jobs_count(w->j), 0);
+    for (size_t i = 0; i < BATCHES * LINES; i++)
+        CHECK_INT(w->shadows[i].finished, 1);
+    jobs_destroy(&w->j);
+    free(w);
+}
+
+int main(void)
+{
+    test_order();
+    test_epochs();
+    test_poison();
+    test_restart();
+    test_checkpoints();
+    test_random();
+    return check_report();
+}
