@@ -94,7 +94,7 @@ enum err worker_options_parse(int argc, char **argv, struct worker_options *ret,
         .drain_s = 30,
     };
     int extra = 0;
-    enum err e = options_parse(table, ARRAY_LEN(table), &o, argc, argv, &extra, why);
+    enum err e = options_parse(table, ARRAY_LEN(table), &o, argc - 1, argv + 1, &extra, why);
     if (e != ERR_OK)
         return e;
     if (extra > 0)
