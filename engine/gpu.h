@@ -1,9 +1,11 @@
-/* A Vulkan device as this engine needs it: choosing one, memory with addresses, compute pipelines, recording and
- * submitting. Nothing here knows transformers. Vulkan 1.2 with bufferDeviceAddress, shaderInt64, 8/16-bit storage,
- * shaderFloat16.
+/* A Vulkan device as this engine needs it: choosing one, memory with addresses, compute pipelines,
+ * recording and submitting. Nothing here knows transformers. Vulkan 1.2 with bufferDeviceAddress,
+ * shaderInt64 and subgroup arithmetic; 8/16-bit storage and shaderFloat16 are switched on where
+ * they exist.
  *
- * Every Vulkan result is checked: the message names call and result; ERR_DEVICE for a lost or failing device,
- * ERR_NOMEM for memory. After ERR_DEVICE only gpu_destroy() is of use. Thread-safety: a gpu belongs to one thread. */
+ * Every Vulkan result is checked: the message names call and result; ERR_DEVICE for a lost or
+ * failing device, ERR_NOMEM for memory. After ERR_DEVICE only gpu_destroy() is of use.
+ * Thread-safety: a gpu belongs to one thread. */
 #ifndef OCTO_ENGINE_GPU_H
 #define OCTO_ENGINE_GPU_H
 
@@ -16,30 +18,32 @@
 enum { GPU_MAX_DEVICES = 32, GPU_PUSH_MAX_BYTES = 128 };
 
 struct gpu_device_info {
-    uint32_t index;          /* in gpu_list()'s order */
+    uint32_t index; /* in gpu_list()'s order */
     char name[256];
-    char driver[256];        /* driverName driverInfo */
-    char pci[16];            /* "0000:01:00.0"; "" when the driver does not tell */
-    bool software;           /* a CPU device (llvmpipe, swiftshader) */
-    bool usable;             /* has every feature needed */
-    char missing[256];       /* what it lacks, when not usable */
+    char driver[256];  /* driverName driverInfo */
+    char pci[16];      /* "0000:01:00.0"; "" when the driver does not tell */
+    bool software;     /* a CPU device (llvmpipe, swiftshader) */
+    bool usable;       /* has every feature needed */
+    char missing[256]; /* what it lacks, when not usable */
     uint32_t api_version;
     uint32_t subgroup_size;
-    uint64_t memory_bytes;   /* largest device-local heap */
+    uint64_t memory_bytes; /* largest device-local heap */
 };
 
 /* All devices of this machine. */
-enum err gpu_list(struct gpu_device_info ret[GPU_MAX_DEVICES], size_t *ret_count, struct err_msg *why) MUST_CHECK;
-/* `--device` to an index of the list: NULL or "auto": the first usable hardware device, or the software one if it
- * is alone; a number: that index; other text: the only device whose name contains it (case ignored), else ERR_USAGE
- * with the list. */
-enum err gpu_choose(const struct gpu_device_info *list, size_t count, const char *want, size_t *ret_index,
-                    struct err_msg *why) MUST_CHECK;
+enum err gpu_list(struct gpu_device_info ret[GPU_MAX_DEVICES], size_t *ret_count,
+                  struct err_msg *why) MUST_CHECK;
+/* `--device` to an index of the list: NULL or "auto": the first usable hardware device, or the
+ * software one if it is alone; a number: that index; other text: the only device whose name
+ * contains it (case ignored), else ERR_USAGE with the list. */
+enum err gpu_choose(const struct gpu_device_info *list, size_t count, const char *want,
+                    size_t *ret_index, struct err_msg *why) MUST_CHECK;
 
 struct gpu;
 struct gpu_options {
     uint32_t device_index; /* gpu_list()'s order */
-    bool validate;         /* the validation layer; its errors are counted (gpu_validation_errors) and printed to stderr */
+    bool validate; /* the validation layer; its errors are counted (gpu_validation_errors) and
+                      printed to stderr */
 };
 enum err gpu_create(const struct gpu_options *o, struct gpu **ret, struct err_msg *why) MUST_CHECK;
 void gpu_destroy(struct gpu **g); /* waits for the device; also works on a lost one */
@@ -52,21 +56,23 @@ double gpu_timestamp_ns(const struct gpu *g); /* length of one tick; 0: no times
 /* ---- memory ---- */
 
 enum gpu_memory {
-    GPU_DEVICE,   /* device-local; host-mapped too where the device has such memory for free (mapped != NULL then) */
-    GPU_UPLOAD,   /* host writes, device reads; mapped, coherent */
-    GPU_READBACK  /* device writes, host reads; mapped, coherent (cached where there is) */
+    GPU_DEVICE,  /* device-local; host-mapped too where the device has such memory for free (mapped
+                    != NULL then) */
+    GPU_UPLOAD,  /* host writes, device reads; mapped, coherent */
+    GPU_READBACK /* device writes, host reads; mapped, coherent (cached where there is) */
 };
 struct gpu_buffer {
     uint64_t address; /* 256-byte aligned */
     uint64_t bytes;
-    void *mapped;     /* NULL: not visible to the host */
+    void *mapped; /* NULL: not visible to the host */
     void *impl;
 };
 /* `what` names the buffer in errors and for debugging. Zeroed content is not promised. */
 enum err gpu_buffer_create(struct gpu *g, enum gpu_memory kind, uint64_t bytes, const char *what,
                            struct gpu_buffer *ret, struct err_msg *why) MUST_CHECK;
 void gpu_buffer_destroy(struct gpu *g, struct gpu_buffer *b); /* accepts a zeroed one */
-/* Copies host bytes into a device buffer, staged if it is not mapped. Blocks. For loading, not for steps. */
+/* Copies host bytes into a device buffer, staged if it is not mapped. Blocks. For loading, not for
+ * steps. */
 enum err gpu_upload(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, const void *bytes,
                     uint64_t len, struct err_msg *why) MUST_CHECK;
 enum err gpu_download(struct gpu *g, const struct gpu_buffer *src, uint64_t offset, void *ret_bytes,
@@ -82,20 +88,21 @@ struct gpu_pipeline_options {
     uint32_t push_bytes;
     const uint32_t *spec; /* specialization constants 0.. , all uint */
     uint32_t spec_count;
-    uint32_t require_subgroup_size; /* 0: any */
 };
-enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o, struct gpu_pipeline **ret,
-                             struct err_msg *why) MUST_CHECK;
+enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o,
+                             struct gpu_pipeline **ret, struct err_msg *why) MUST_CHECK;
 
 /* ---- recording: one command buffer at a time; gpu_begin .. gpu_submit .. gpu_wait ---- */
 
 enum err gpu_begin(struct gpu *g, struct err_msg *why) MUST_CHECK;
-void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint32_t x, uint32_t y, uint32_t z);
+void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint32_t x, uint32_t y,
+                  uint32_t z);
 /* What was dispatched before is finished and visible to what comes after. */
 void gpu_barrier(struct gpu *g);
-void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset, const struct gpu_buffer *dst,
-              uint64_t dst_offset, uint64_t len);
-void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint64_t len, uint32_t value);
+void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset,
+              const struct gpu_buffer *dst, uint64_t dst_offset, uint64_t len);
+void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint64_t len,
+              uint32_t value);
 /* A named time stamp (name: static storage); up to 1024 a command buffer, more are ignored. */
 void gpu_mark(struct gpu *g, const char *name);
 enum err gpu_submit(struct gpu *g, struct err_msg *why) MUST_CHECK;
@@ -103,8 +110,8 @@ enum err gpu_wait(struct gpu *g, struct err_msg *why) MUST_CHECK;
 /* Marks of the last waited command buffer: time since the first mark. */
 size_t gpu_marks(const struct gpu *g, const char **ret_names, uint64_t *ret_ns, size_t max);
 
-/* Fault injection for tests: called before every checked Vulkan call; a VkResult other than 0 is what the call
- * is taken to have returned. One pointer for all of the engine. */
+/* Fault injection for tests: called before every checked Vulkan call; a VkResult other than 0 is
+ * what the call is taken to have returned. One pointer for all of the engine. */
 typedef int gpu_fault_fn(void *user, const char *call);
 void gpu_set_fault_fn(gpu_fault_fn *fn, void *user);
 

@@ -41,9 +41,10 @@ void kernel_silu_mul(struct kernels *k, const struct push_silu_mul *p);
 void kernel_sample(struct kernels *k, const struct push_sample *p);
 void kernel_copy_pages(struct kernels *k, const struct push_copy_pages *p);
 
-/* Tests only: forces kernel_matmul's variant (rows a tile: 1, 4, ...; 0: by shape). Returns false for an unknown one. */
-bool kernels_force_matmul(struct kernels *k, uint32_t tile_rows);
-/* The variants there are, for tests that compare them bit for bit. */
+/* Tests only: forces kernel_matmul's variant (a number from kernels_matmul_variants(); 0: by shape and device, as
+ * always), creating what it needs; one that cannot load a shape leaves it to the usual choice. false: the device
+ * cannot run it. */
+bool kernels_force_matmul(struct kernels *k, uint32_t variant);
 size_t kernels_matmul_variants(uint32_t ret[8]);
 
 #endif

@@ -8,11 +8,13 @@
  */
 #ifdef OCTO_GLSL
 #define ADDR(name) uint64_t name;
+#define ADDR_OUT   uint64_t out_; /* "out" is a word of the language */
 #define U32(name)  uint name;
 #define F32(name)  float name;
 #else
 #include <stdint.h>
 #define ADDR(name) uint64_t name;
+#define ADDR_OUT   uint64_t out;
 #define U32(name)  uint32_t name;
 #define F32(name)  float name;
 #endif
@@ -26,16 +28,16 @@
  * pages: uint [sequences][pages_stride], the page ids of each sequence in order. */
 
 /* out[r, :] = table[ids[r], :], dequantized. */
-#define PUSH_EMBED ADDR(table) ADDR(ids) ADDR(out) U32(rows) U32(n_embd) U32(n_vocab)
+#define PUSH_EMBED ADDR(table) ADDR(ids) ADDR_OUT U32(rows) U32(n_embd) U32(n_vocab)
 
 /* out[r, :] = x[idx[r], :] * weight / sqrt(mean(x[idx[r], :]^2) + eps); idx 0: r itself.
  * (Zhang & Sennrich 2019, Root Mean Square Layer Normalization) */
-#define PUSH_RMSNORM ADDR(x) ADDR(weight) ADDR(idx) ADDR(out) U32(rows) U32(cols) F32(eps)
+#define PUSH_RMSNORM ADDR(x) ADDR(weight) ADDR(idx) ADDR_OUT U32(rows) U32(cols) F32(eps)
 
 /* out[r * out_stride + j] = sum_k a[r, k] * w[j, k]  (+ bias[j] if bias) (+ residual[r * out_stride + j] if residual)
  * for j < n. Canonical arithmetic: see engine/kernels.h. residual may be == out. */
 #define PUSH_MATMUL                                                                                \
-    ADDR(a) ADDR(w) ADDR(bias) ADDR(residual) ADDR(out) U32(rows) U32(n) U32(k) U32(out_stride)
+    ADDR(a) ADDR(w) ADDR(bias) ADDR(residual) ADDR_OUT U32(rows) U32(n) U32(k) U32(out_stride)
 
 /* Rotates q and k (neox order: pairs (i, i + rope_dims/2); Su et al. 2021, RoFormer) by pos[r] and writes k and v
  * into their pages. qkv: row r holds q [n_head][head_size], k [n_head_kv][head_size], v [n_head_kv][head_size].
@@ -49,15 +51,15 @@
  * q: in qkv rows as above (row stride qkv_stride floats); out: [rows][n_head * head_size].
  * Fixed split: blocks of PAGE_TOKENS keys in ascending order, whatever the batch or the chunk. */
 #define PUSH_ATTENTION                                                                             \
-    ADDR(qkv) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv) ADDR(out)                                   \
+    ADDR(qkv) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv) ADDR_OUT                                   \
     U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(qkv_stride) U32(pages_stride) U32(page_bytes) F32(scale)
 
 /* out[r, j] = silu(gate_up[r, j]) * gate_up[r, cols + j]; silu(x) = x / (1 + exp(-x)). (Shazeer 2020, GLU variants) */
-#define PUSH_SILU_MUL ADDR(gate_up) ADDR(out) U32(rows) U32(cols)
+#define PUSH_SILU_MUL ADDR(gate_up) ADDR_OUT U32(rows) U32(cols)
 
 /* One token a row from logits [rows][n_vocab] with params: struct sample_row [rows] (below) -> out: uint [rows].
  * Order of operations: banned tokens, temperature, min_p, top_k, top_p, draw. Greedy takes the first best id. */
-#define PUSH_SAMPLE ADDR(logits) ADDR(params) ADDR(banned) ADDR(out) U32(rows) U32(n_vocab)
+#define PUSH_SAMPLE ADDR(logits) ADDR(params) ADDR(banned) ADDR_OUT U32(rows) U32(n_vocab)
 
 /* Copies page src[i] to page dst[i] over all layers' pools (copy on write). pairs: uint2 [count].
  * layer_stride: bytes from one layer's pool to the next. */
@@ -91,6 +93,7 @@ struct push_sample { PUSH_SAMPLE };
 struct push_copy_pages { PUSH_COPY_PAGES };
 struct sample_row { SAMPLE_ROW };
 #undef ADDR
+#undef ADDR_OUT
 #undef U32
 #undef F32
 #endif

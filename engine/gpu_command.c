@@ -1,0 +1,250 @@
+/* Pipelines without descriptor sets, and the one command buffer: record, submit, wait, time stamps.
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/size.h"
+#include "engine/gpu_impl.h"
+
+enum { MAX_SPEC = 16 };
+/* A step takes milliseconds (lavapipe: up to seconds). Longer than this, the device hangs. */
+static const uint64_t WAIT_NS = 300 * NS_PER_S;
+
+enum err gpu_command_init(struct gpu *g, struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                    .queueFamilyIndex = g->family};
+    VK_TRY(vkCreateCommandPool, g->device, &pool, NULL, &g->pool);
+    VkCommandBufferAllocateInfo buffer = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                          .commandPool = g->pool,
+                                          .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                          .commandBufferCount = 1};
+    VK_TRY(vkAllocateCommandBuffers, g->device, &buffer, &g->commands);
+    VkFenceCreateInfo fence = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
+    VK_TRY(vkCreateFence, g->device, &fence, NULL, &g->fence);
+    VkPipelineCacheCreateInfo cache = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
+    VK_TRY(vkCreatePipelineCache, g->device, &cache, NULL, &g->cache);
+    if (g->timestamp_ns > 0) {
+        VkQueryPoolCreateInfo queries = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
+                                         .queryType = VK_QUERY_TYPE_TIMESTAMP,
+                                         .queryCount = GPU_MAX_MARKS};
+        VK_TRY(vkCreateQueryPool, g->device, &queries, NULL, &g->queries);
+    }
+fail:
+    return e;
+}
+
+void gpu_command_finish(struct gpu *g)
+{
+    while (g->pipelines != NULL) {
+        struct gpu_pipeline *p = g->pipelines;
+        g->pipelines = p->next;
+        vkDestroyPipeline(g->device, p->pipeline, NULL);
+        vkDestroyPipelineLayout(g->device, p->layout, NULL);
+        free(p);
+    }
+    vkDestroyQueryPool(g->device, g->queries, NULL);
+    vkDestroyPipelineCache(g->device, g->cache, NULL);
+    vkDestroyFence(g->device, g->fence, NULL);
+    vkDestroyCommandPool(g->device, g->pool, NULL);
+}
+
+static enum err create_pipeline(struct gpu *g, const struct gpu_pipeline_options *o,
+                                VkShaderModule *module, struct gpu_pipeline *p, struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    VkPushConstantRange push = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = o->push_bytes};
+    VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
+                                         .pushConstantRangeCount = o->push_bytes > 0 ? 1 : 0,
+                                         .pPushConstantRanges = &push};
+    VK_TRY(vkCreatePipelineLayout, g->device, &layout, NULL, &p->layout);
+    VkShaderModuleCreateInfo code = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
+                                     .codeSize = o->spirv_bytes,
+                                     .pCode = o->spirv};
+    VK_TRY(vkCreateShaderModule, g->device, &code, NULL, module);
+    VkSpecializationMapEntry entries[MAX_SPEC];
+    for (uint32_t i = 0; i < o->spec_count; i++)
+        entries[i] = (VkSpecializationMapEntry){
+            .constantID = i, .offset = i * (uint32_t)sizeof(uint32_t), .size = sizeof(uint32_t)};
+    VkSpecializationInfo spec = {.mapEntryCount = o->spec_count,
+                                 .pMapEntries = entries,
+                                 .dataSize = o->spec_count * sizeof(uint32_t),
+                                 .pData = o->spec};
+    VkComputePipelineCreateInfo info = {
+        .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
+        .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
+                  .stage = VK_SHADER_STAGE_COMPUTE_BIT,
+                  .module = *module,
+                  .pName = "main",
+                  .pSpecializationInfo = o->spec_count > 0 ? &spec : NULL},
+        .layout = p->layout};
+    VK_TRY(vkCreateComputePipelines, g->device, g->cache, 1, &info, NULL, &p->pipeline);
+fail:
+    return e;
+}
+
+enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o,
+                             struct gpu_pipeline **ret, struct err_msg *why)
+{
+    assert(o->push_bytes <= GPU_PUSH_MAX_BYTES && o->spec_count <= MAX_SPEC);
+    struct gpu_pipeline *p = calloc(1, sizeof *p);
+    if (p == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for pipeline %s", o->name);
+    VkShaderModule module = VK_NULL_HANDLE;
+    p->push_bytes = o->push_bytes;
+    enum err e = create_pipeline(g, o, &module, p, why);
+    vkDestroyShaderModule(g->device, module, NULL);
+    if (e != ERR_OK) {
+        vkDestroyPipeline(g->device, p->pipeline, NULL);
+        vkDestroyPipelineLayout(g->device, p->layout, NULL);
+        free(p);
+        return err_prefix(why, e, "pipeline %s", o->name);
+    }
+    p->next = g->pipelines;
+    g->pipelines = p;
+    *ret = p;
+    return ERR_OK;
+}
+
+/* ---- recording ---- */
+
+static void memory_barrier(struct gpu *g, VkPipelineStageFlags dst_stages, VkAccessFlags dst_access)
+{
+    VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                         .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT,
+                         .dstAccessMask = dst_access};
+    vkCmdPipelineBarrier(g->commands,
+                         VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT,
+                         dst_stages, 0, 1, &b, 0, NULL, 0, NULL);
+}
+
+enum err gpu_begin(struct gpu *g, struct err_msg *why)
+{
+    assert(!g->recording && !g->in_flight);
+    enum err e = ERR_OK;
+    VkCommandBufferBeginInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                     .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
+    VK_TRY(vkResetCommandPool, g->device, g->pool, 0);
+    VK_TRY(vkBeginCommandBuffer, g->commands, &info);
+    g->recording = true;
+    g->bound = NULL;
+    g->marks_recorded = 0;
+    if (g->queries != VK_NULL_HANDLE)
+        vkCmdResetQueryPool(g->commands, g->queries, 0, GPU_MAX_MARKS);
+fail:
+    return e;
+}
+
+void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint32_t x, uint32_t y,
+                  uint32_t z)
+{
+    assert(g->recording);
+    if (x == 0 || y == 0 || z == 0)
+        return;
+    if (g->bound != p)
+        vkCmdBindPipeline(g->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p->pipeline);
+    g->bound = p;
+    if (p->push_bytes > 0)
+        vkCmdPushConstants(g->commands, p->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, p->push_bytes,
+                           push);
+    vkCmdDispatch(g->commands, x, y, z);
+}
+
+void gpu_barrier(struct gpu *g)
+{
+    assert(g->recording);
+    memory_barrier(g, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT,
+                   VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT |
+                       VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT);
+}
+
+void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset,
+              const struct gpu_buffer *dst, uint64_t dst_offset, uint64_t len)
+{
+    assert(g->recording);
+    assert(src_offset <= src->bytes && len <= src->bytes - src_offset);
+    assert(dst_offset <= dst->bytes && len <= dst->bytes - dst_offset);
+    if (len == 0)
+        return;
+    const struct gpu_buffer_impl *s = src->impl, *d = dst->impl;
+    VkBufferCopy region = {
+        .srcOffset = s->offset + src_offset, .dstOffset = d->offset + dst_offset, .size = len};
+    vkCmdCopyBuffer(g->commands, s->buffer, d->buffer, 1, &region);
+}
+
+void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint64_t len,
+              uint32_t value)
+{
+    assert(g->recording);
+    assert(offset % 4 == 0 && len % 4 == 0 && offset <= dst->bytes && len <= dst->bytes - offset);
+    const struct gpu_buffer_impl *d = dst->impl;
+    if (len > 0)
+        vkCmdFillBuffer(g->commands, d->buffer, d->offset + offset, len, value);
+}
+
+void gpu_mark(struct gpu *g, const char *name)
+{
+    assert(g->recording);
+    if (g->queries == VK_NULL_HANDLE || g->marks_recorded == GPU_MAX_MARKS)
+        return;
+    vkCmdWriteTimestamp(g->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, g->queries,
+                        g->marks_recorded);
+    g->mark_names[g->marks_recorded++] = name;
+}
+
+enum err gpu_submit(struct gpu *g, struct err_msg *why)
+{
+    assert(g->recording);
+    enum err e = ERR_OK;
+    g->recording = false;
+    memory_barrier(g, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+    VkSubmitInfo info = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
+                         .commandBufferCount = 1,
+                         .pCommandBuffers = &g->commands};
+    VK_TRY(vkEndCommandBuffer, g->commands);
+    VK_TRY(vkResetFences, g->device, 1, &g->fence);
+    VK_TRY(vkQueueSubmit, g->queue, 1, &info, g->fence);
+    g->in_flight = true;
+fail:
+    return e;
+}
+
+static enum err read_marks(struct gpu *g, struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    uint64_t ticks[GPU_MAX_MARKS];
+    g->marks_count = 0;
+    if (g->marks_recorded == 0)
+        return ERR_OK;
+    VK_TRY(vkGetQueryPoolResults, g->device, g->queries, 0, g->marks_recorded, sizeof ticks, ticks,
+           sizeof *ticks, VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT);
+    for (uint32_t i = 0; i < g->marks_recorded; i++)
+        g->mark_ns[i] = (uint64_t)((double)(ticks[i] - ticks[0]) * g->timestamp_ns);
+    g->marks_count = g->marks_recorded;
+fail:
+    return e;
+}
+
+enum err gpu_wait(struct gpu *g, struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    if (!g->in_flight)
+        return ERR_OK;
+    VK_TRY(vkWaitForFences, g->device, 1, &g->fence, VK_TRUE, WAIT_NS);
+    g->in_flight = false;
+    e = read_marks(g, why);
+fail:
+    return e;
+}
+
+size_t gpu_marks(const struct gpu *g, const char **ret_names, uint64_t *ret_ns, size_t max)
+{
+    size_t count = min_u64(g->marks_count, max);
+    for (size_t i = 0; i < count; i++) {
+        ret_names[i] = g->mark_names[i];
+        ret_ns[i] = g->mark_ns[i];
+    }
+    return count;
+}

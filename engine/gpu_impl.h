@@ -1,0 +1,90 @@
+/* What the gpu_*.c files share; nobody else includes this.
+ *
+ *   gpu_device.c    the list of devices, the choice, create and destroy
+ *   gpu_memory.c    buffers with addresses, upload, download
+ *   gpu_command.c   pipelines, recording, submitting, time stamps
+ *   gpu_check.c     results of Vulkan calls to errors, fault injection */
+#ifndef OCTO_ENGINE_GPU_IMPL_H
+#define OCTO_ENGINE_GPU_IMPL_H
+
+#include <stdatomic.h>
+#include <vulkan/vulkan.h>
+
+#include "engine/gpu.h"
+
+enum { GPU_MAX_MARKS = 1024, GPU_ADDRESS_ALIGN_BYTES = 256 };
+
+/* Asks the fault injection; 0: make the call. */
+int gpu_fault(const char *call);
+/* "vkQueueSubmit: VK_ERROR_DEVICE_LOST" and the enum err that fits. */
+enum err gpu_error(VkResult r, const char *call, struct err_msg *why);
+
+/* The result of a Vulkan call, or what fault injection says it was (the call is not made then). */
+#define VK_RESULT(fn, ...)                                                                         \
+    (__extension__({                                                                               \
+        int vk_fault = gpu_fault(#fn);                                                             \
+        vk_fault == 0 ? fn(__VA_ARGS__) : (VkResult)vk_fault;                                      \
+    }))
+
+/* The one checked call: on failure sets `e` and `*why` and goes to `fail`. */
+#define VK_TRY(fn, ...)                                                                            \
+    do {                                                                                           \
+        VkResult vk_r = VK_RESULT(fn, __VA_ARGS__);                                                \
+        if (vk_r < 0 || vk_r == VK_TIMEOUT) {                                                      \
+            e = gpu_error(vk_r, #fn, why);                                                         \
+            goto fail;                                                                             \
+        }                                                                                          \
+    } while (0)
+
+struct gpu_pipeline {
+    VkPipelineLayout layout;
+    VkPipeline pipeline;
+    uint32_t push_bytes;
+    struct gpu_pipeline *next;
+};
+
+/* gpu_buffer.impl */
+struct gpu_buffer_impl {
+    VkBuffer buffer;
+    VkDeviceMemory memory;
+    VkDeviceSize offset; /* of the aligned address in `buffer` */
+    bool cached;         /* the host reads it at full speed */
+};
+
+struct gpu {
+    struct gpu_device_info info;
+    VkInstance instance;
+    VkDebugUtilsMessengerEXT messenger;
+    atomic_uint validation_errors; /* the driver's threads may report, too */
+    VkPhysicalDevice physical;
+    VkPhysicalDeviceMemoryProperties memory;
+    VkDeviceSize max_allocation_bytes;
+    bool has_budget;
+    double timestamp_ns;
+    VkDevice device;
+    uint32_t family;
+    VkQueue queue;
+    VkPipelineCache cache;
+    struct gpu_pipeline *pipelines;
+
+    VkCommandPool pool;
+    VkCommandBuffer commands;
+    VkFence fence;
+    bool recording;
+    bool in_flight;
+    struct gpu_pipeline *bound;
+
+    VkQueryPool queries; /* none without time stamps */
+    uint32_t marks_recorded;
+    uint32_t marks_count; /* of the last waited command buffer */
+    const char *mark_names[GPU_MAX_MARKS];
+    uint64_t mark_ns[GPU_MAX_MARKS];
+
+    struct gpu_buffer staging; /* made when first needed */
+};
+
+/* gpu_command.c: the objects that recording needs. */
+enum err gpu_command_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
+void gpu_command_finish(struct gpu *g);
+
+#endif

@@ -1,0 +1,306 @@
+/* The kernels' table: which shader, which specialization, which grid. The shaders say what they
+ * compute. */
+#include "engine/kernels.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/hash.h"
+#include "base/size.h"
+#include "shaders/spirv.h"
+
+#define PUSH_FITS(name) static_assert(sizeof(struct push_##name) <= GPU_PUSH_MAX_BYTES, #name)
+PUSH_FITS(embed);
+PUSH_FITS(rmsnorm);
+PUSH_FITS(matmul);
+PUSH_FITS(rope);
+PUSH_FITS(attention);
+PUSH_FITS(silu_mul);
+PUSH_FITS(sample);
+PUSH_FITS(copy_pages);
+static_assert(sizeof(struct sample_row) == 48, "the shader reads it packed");
+
+struct shader {
+    const char *name;
+    const uint32_t *spirv;
+    size_t spirv_bytes;
+    uint32_t push_bytes;
+};
+#define SHADER(file, push)                                                                         \
+    {                                                                                              \
+#file, spirv_##file, sizeof spirv_##file, sizeof(struct push_##push)                       \
+    }
+
+enum plain {
+    RMSNORM,
+    ROPE,
+    ATTENTION_64,
+    ATTENTION_128,
+    ATTENTION_256,
+    SILU_MUL,
+    SAMPLE,
+    COPY_PAGES,
+    PLAIN_COUNT
+};
+enum {
+    MAX_HEAD_SIZE = 256,
+    ELEMENTS = 64 /* invocations of kernels that work on single elements */
+};
+
+/* Kernels that do not read weights. spec: for software devices, for hardware. A CPU has few lanes
+ * and dear barriers. */
+static const struct plain_kernel {
+    struct shader shader;
+    uint32_t spec_count;
+    uint32_t spec[2][2];
+} plains[PLAIN_COUNT] = {
+    [RMSNORM] = {SHADER(rmsnorm, rmsnorm), 1, {{8}, {256}}},
+    [ROPE] = {SHADER(rope, rope), 1, {{ELEMENTS}, {ELEMENTS}}},
+    [ATTENTION_64] = {SHADER(attention, attention), 2, {{32, 32}, {32, 32}}},
+    [ATTENTION_128] = {SHADER(attention, attention), 2, {{32, 64}, {32, 64}}},
+    [ATTENTION_256] = {SHADER(attention, attention), 2, {{32, 128}, {32, 128}}},
+    [SILU_MUL] = {SHADER(silu_mul, silu_mul), 1, {{ELEMENTS}, {ELEMENTS}}},
+    [SAMPLE] = {SHADER(sample, sample), 1, {{64}, {256}}},
+    [COPY_PAGES] = {SHADER(copy_pages, copy_pages), 1, {{ELEMENTS}, {ELEMENTS}}},
+};
+
+static const struct weight_kernel {
+    enum tensor_type type;
+    struct shader embed, matmul;
+} weights[] = {
+    {TENSOR_F32, SHADER(embed_f32, embed), SHADER(matmul_f32, matmul)},
+    {TENSOR_F16, SHADER(embed_f16, embed), SHADER(matmul_f16, matmul)},
+    {TENSOR_Q8_0, SHADER(embed_q8_0, embed), SHADER(matmul_q8_0, matmul)},
+    {TENSOR_Q4_K, SHADER(embed_q4_k, embed), SHADER(matmul_q4_k, matmul)},
+    {TENSOR_Q6_K, SHADER(embed_q6_k, embed), SHADER(matmul_q6_k, matmul)},
+};
+
+/* How matmul.comp loads activations. */
+enum { LOAD_ANY, LOAD_VEC4, LOAD_BROADCAST };
+
+/* matmul.comp's specializations, all of the same arithmetic. Chosen: the first of the device's kind
+ * that fits k and the alignment and whose rows are enough, else the last that fits. */
+static const struct matmul_variant {
+    uint32_t columns, slices, rows, load; /* the shader's constants 0..3 */
+    bool software, hardware;              /* which devices use it unforced */
+} variants[] = {
+    {64, 1, 1, LOAD_BROADCAST, true, false}, {64, 1, 4, LOAD_BROADCAST, true, false},
+    {64, 1, 8, LOAD_BROADCAST, true, false}, {32, 8, 1, LOAD_VEC4, false, true},
+    {32, 8, 4, LOAD_VEC4, false, true},      {64, 1, 8, LOAD_VEC4, false, true},
+    {32, 4, 2, LOAD_ANY, false, true},       {64, 1, 8, LOAD_ANY, true, true},
+};
+enum { VARIANTS = ARRAY_LEN(variants) };
+static_assert(VARIANTS <= 8, "kernels_matmul_variants");
+
+struct kernels {
+    struct gpu *gpu;
+    bool software;
+    bool can_broadcast; /* subgroups of 8 or more */
+    uint64_t types;
+    uint32_t forced; /* variant + 1 */
+    struct gpu_pipeline *plain[PLAIN_COUNT];
+    struct gpu_pipeline *embed[ARRAY_LEN(weights)];
+    struct gpu_pipeline *matmul[ARRAY_LEN(weights)][VARIANTS];
+    char hash[33];
+};
+
+static enum err create_pipeline(struct kernels *k, const struct shader *s, const uint32_t *spec,
+                                uint32_t spec_count, struct gpu_pipeline **ret, struct err_msg *why)
+{
+    struct gpu_pipeline_options o = {.name = s->name,
+                                     .spirv = s->spirv,
+                                     .spirv_bytes = s->spirv_bytes,
+                                     .push_bytes = s->push_bytes,
+                                     .spec = spec,
+                                     .spec_count = spec_count};
+    return gpu_pipeline_create(k->gpu, &o, ret, why);
+}
+
+static enum err create_matmul(struct kernels *k, size_t type, uint32_t variant, struct err_msg *why)
+{
+    if (k->matmul[type][variant] != NULL)
+        return ERR_OK;
+    const struct matmul_variant *v = &variants[variant];
+    const uint32_t spec[] = {v->columns, v->slices, v->rows, v->load};
+    return create_pipeline(k, &weights[type].matmul, spec, ARRAY_LEN(spec),
+                           &k->matmul[type][variant], why);
+}
+
+static bool is_used(const struct kernels *k, const struct matmul_variant *v)
+{
+    return (k->software ? v->software : v->hardware) &&
+           (v->load != LOAD_BROADCAST || k->can_broadcast);
+}
+
+/* All shaders and what this device makes of them, whatever types are in use. */
+static enum err make_hash(struct kernels *k, struct err_msg *why)
+{
+    struct buf all = {0};
+    enum err e = ERR_OK;
+    for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++) {
+        e = buf_append(&all, plains[i].shader.spirv, plains[i].shader.spirv_bytes);
+        if (e == ERR_OK)
+            e = buf_append(&all, plains[i].spec[!k->software], sizeof plains[i].spec[0]);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(weights) && e == ERR_OK; i++) {
+        e = buf_append(&all, weights[i].embed.spirv, weights[i].embed.spirv_bytes);
+        if (e == ERR_OK)
+            e = buf_append(&all, weights[i].matmul.spirv, weights[i].matmul.spirv_bytes);
+    }
+    for (size_t i = 0; i < VARIANTS && e == ERR_OK; i++)
+        if (is_used(k, &variants[i]))
+            e = buf_append(&all, &variants[i], 4 * sizeof(uint32_t));
+    if (e == ERR_OK)
+        hash128_hex(all.data, all.len, k->hash);
+    else
+        err_set(why, e, "out of memory for the shaders' hash");
+    buf_free(&all);
+    return e;
+}
+
+enum err kernels_create(struct gpu *g, uint64_t types, struct kernels **ret, struct err_msg *why)
+{
+    static const uint32_t elements = ELEMENTS;
+    struct kernels *k = calloc(1, sizeof *k);
+    if (k == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for the kernels");
+    k->gpu = g;
+    k->software = gpu_info(g)->software;
+    k->can_broadcast = gpu_info(g)->subgroup_size >= 8;
+    k->types = types | UINT64_C(1) << TENSOR_F32;
+    enum err e = make_hash(k, why);
+    for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++)
+        e = create_pipeline(k, &plains[i].shader, plains[i].spec[!k->software],
+                            plains[i].spec_count, &k->plain[i], why);
+    for (size_t t = 0; t < ARRAY_LEN(weights) && e == ERR_OK; t++) {
+        if (!(k->types >> weights[t].type & 1))
+            continue;
+        e = create_pipeline(k, &weights[t].embed, &elements, 1, &k->embed[t], why);
+        for (uint32_t v = 0; v < VARIANTS && e == ERR_OK; v++)
+            if (is_used(k, &variants[v]))
+                e = create_matmul(k, t, v, why);
+    }
+    if (e != ERR_OK) {
+        kernels_destroy(&k);
+        return e;
+    }
+    *ret = k;
+    return ERR_OK;
+}
+
+void kernels_destroy(struct kernels **k)
+{
+    free(*k); /* pipelines belong to the gpu */
+    *k = NULL;
+}
+
+const char *kernels_build_hash(const struct kernels *k)
+{
+    return k->hash;
+}
+
+static size_t weight_index(const struct kernels *k, enum tensor_type type)
+{
+    size_t i = 0;
+    while (i < ARRAY_LEN(weights) && weights[i].type != type)
+        i++;
+    assert(i < ARRAY_LEN(weights) && k->embed[i] != NULL);
+    return i;
+}
+
+void kernel_embed(struct kernels *k, const struct push_embed *p, enum tensor_type type)
+{
+    uint32_t groups = (uint32_t)div_up(p->n_embd, 32);
+    gpu_dispatch(k->gpu, k->embed[weight_index(k, type)], p, (uint32_t)div_up(groups, ELEMENTS),
+                 p->rows, 1);
+}
+
+void kernel_rmsnorm(struct kernels *k, const struct push_rmsnorm *p)
+{
+    gpu_dispatch(k->gpu, k->plain[RMSNORM], p, p->rows, 1, 1);
+}
+
+static uint32_t choose_variant(const struct kernels *k, const struct push_matmul *p)
+{
+    uint32_t best = VARIANTS;
+    bool aligned = p->k % 4 == 0 && p->a % 16 == 0;
+    for (uint32_t i = 0; i < VARIANTS; i++) {
+        bool fits = is_used(k, &variants[i]) && (variants[i].load != LOAD_VEC4 || aligned);
+        if (!fits)
+            continue;
+        if (best < VARIANTS && variants[best].rows >= variants[i].rows)
+            continue; /* the LOAD_ANY ones, where better ones fit */
+        best = i;
+        if (variants[i].rows >= p->rows)
+            break;
+    }
+    if (k->forced > 0 && (variants[k->forced - 1].load != LOAD_VEC4 || aligned))
+        best = k->forced - 1;
+    assert(best < VARIANTS);
+    return best;
+}
+
+void kernel_matmul(struct kernels *k, const struct push_matmul *p, enum tensor_type type)
+{
+    uint32_t i = choose_variant(k, p);
+    const struct matmul_variant *v = &variants[i];
+    gpu_dispatch(k->gpu, k->matmul[weight_index(k, type)][i], p, (uint32_t)div_up(p->n, v->columns),
+                 (uint32_t)div_up(p->rows, v->rows), 1);
+}
+
+void kernel_rope(struct kernels *k, const struct push_rope *p)
+{
+    uint64_t items =
+        (uint64_t)p->n_head * (p->rope_dims / 2) + (uint64_t)p->n_head_kv * p->head_size;
+    gpu_dispatch(k->gpu, k->plain[ROPE], p, (uint32_t)div_up(items, ELEMENTS), p->rows, 1);
+}
+
+void kernel_attention(struct kernels *k, const struct push_attention *p)
+{
+    assert(p->head_size % 2 == 0 && p->head_size <= MAX_HEAD_SIZE);
+    enum plain i = p->head_size <= 64    ? ATTENTION_64
+                   : p->head_size <= 128 ? ATTENTION_128
+                                         : ATTENTION_256;
+    gpu_dispatch(k->gpu, k->plain[i], p, p->n_head, p->rows, 1);
+}
+
+void kernel_silu_mul(struct kernels *k, const struct push_silu_mul *p)
+{
+    gpu_dispatch(k->gpu, k->plain[SILU_MUL], p, (uint32_t)div_up(p->cols, ELEMENTS), p->rows, 1);
+}
+
+void kernel_sample(struct kernels *k, const struct push_sample *p)
+{
+    gpu_dispatch(k->gpu, k->plain[SAMPLE], p, p->rows, 1, 1);
+}
+
+void kernel_copy_pages(struct kernels *k, const struct push_copy_pages *p)
+{
+    assert(p->page_bytes % 16 == 0);
+    gpu_dispatch(k->gpu, k->plain[COPY_PAGES], p, (uint32_t)div_up(p->page_bytes / 16, ELEMENTS),
+                 p->count, p->n_layer);
+}
+
+/* ---- for tests ---- */
+
+bool kernels_force_matmul(struct kernels *k, uint32_t variant)
+{
+    if (variant > VARIANTS)
+        return false;
+    if (variant > 0 && variants[variant - 1].load == LOAD_BROADCAST && !k->can_broadcast)
+        return false;
+    for (size_t t = 0; t < ARRAY_LEN(weights) && variant > 0; t++)
+        if (k->embed[t] != NULL && create_matmul(k, t, variant - 1, NULL) != ERR_OK)
+            return false;
+    k->forced = variant;
+    return true;
+}
+
+size_t kernels_matmul_variants(uint32_t ret[8])
+{
+    for (uint32_t i = 0; i < VARIANTS; i++)
+        ret[i] = i + 1;
+    return VARIANTS;
+}

@@ -1,0 +1,28 @@
+/* What every shader includes: extensions, buffers by address, push.h. No subgroup size is assumed anywhere. */
+#ifndef OCTO_COMMON_GLSL
+#define OCTO_COMMON_GLSL
+#extension GL_EXT_buffer_reference : require
+#extension GL_EXT_buffer_reference_uvec2 : require
+#extension GL_EXT_shader_explicit_arithmetic_types_int64 : require
+#extension GL_EXT_control_flow_attributes : require
+#extension GL_EXT_scalar_block_layout : enable
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
+#extension GL_KHR_shader_subgroup_ballot : require
+
+#define OCTO_GLSL
+#include "push.h"
+
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer F32s { float v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 4) buffer U32s { uint v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer F32x4s { vec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 16) buffer U32x4s { uvec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 8) buffer U32x2s { uvec2 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer F32x2s { vec2 v[]; };
+
+/* base + row * stride elements of `bytes` bytes, without 32-bit overflow. */
+uint64_t at(uint64_t base, uint row, uint stride, uint bytes)
+{
+    return base + uint64_t(row) * (uint64_t(stride) * bytes);
+}
+#endif

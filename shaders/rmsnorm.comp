@@ -1,0 +1,34 @@
+#version 460
+/* One workgroup a row. The sum of squares has a fixed tree: invocation i adds i, i + size, ... in ascending order;
+ * the partial sums are added in ascending order. */
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(local_size_x_id = 0) in;
+layout(push_constant) uniform P { PUSH_RMSNORM } p;
+
+shared float partial[gl_WorkGroupSize.x];
+
+void main()
+{
+    uint r = gl_WorkGroupID.x, lane = gl_LocalInvocationID.x, size = gl_WorkGroupSize.x;
+    uint src = p.idx != 0 ? U32s(p.idx).v[r] : r;
+    F32s x = F32s(at(p.x, src, p.cols, 4));
+    F32s weight = F32s(p.weight);
+    F32s dst = F32s(at(p.out_, r, p.cols, 4));
+    precise float sum = 0.0;
+    for (uint i = lane; i < p.cols; i += size) {
+        float v = x.v[i];
+        sum = fma(v, v, sum);
+    }
+    partial[lane] = sum;
+    barrier();
+    precise float total = 0.0;
+    for (uint i = 0; i < size; i++)
+        total = total + partial[i];
+    precise float scale = 1.0 / sqrt(total / float(p.cols) + p.eps);
+    for (uint i = lane; i < p.cols; i += size) {
+        precise float v = x.v[i] * scale * weight.v[i];
+        dst.v[i] = v;
+    }
+}

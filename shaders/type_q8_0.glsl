@@ -1,0 +1,24 @@
+/* Q8_0: w = d * q, 32 signed bytes to a scale d (f16). Head: the slice's eight scales. The product is exact. */
+#define TYPE_HEAD_UNITS 1
+#define TYPE_GROUP_UNITS 2
+#define TYPE_TAIL_WORDS 0
+
+struct type_slice {
+    uvec4 scales;
+};
+
+type_slice type_read_slice(weight_at p)
+{
+    return type_slice(weight_unit(p, 0));
+}
+
+void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
+{
+    vec2 pair = unpackHalf2x16(s.scales[g / 2]);
+    float d = g % 2 == 0 ? pair.x : pair.y;
+    [[unroll]] for (uint u = 0; u < 2; u++) {
+        ivec4 x = ivec4(weight_unit(p, 1 + g * 2 + u));
+        [[unroll]] for (uint i = 0; i < 16; i++)
+            w[u * 16 + i] = d * float(bitfieldExtract(x[i / 4], int(i % 4) * 8, 8));
+    }
+}
