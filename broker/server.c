@@ -193,7 +193,7 @@ static void poison_done(struct ledger_op *ledger_op)
     server_op_free(op);
 }
 
-static void store_poison(struct server *s, struct job *job)
+static bool store_poison(struct server *s, struct job *job)
 {
     struct server_op *op = server_op_new(s, NULL, LEDGER_RESULTS, poison_done);
     struct ledger_result *r = op == NULL ? NULL : arena_alloc(&op->op.arena, 1, sizeof *r);
@@ -225,8 +225,19 @@ static void store_poison(struct server *s, struct job *job)
         }
     }
     buf_free(&body);
-    if (op != NULL)
+    bool sent = op == NULL;
+    if (!sent)
         server_op_free(op);
+    return sent;
+}
+
+void server_store_poisoned(struct server *s)
+{
+    for (int i = 0; i < MAX_GRANT_JOBS; i++) {
+        struct job *job = jobs_poisoned(s->jobs);
+        if (job == NULL || !store_poison(s, job))
+            break;
+    }
 }
 
 /* ---- the loop ---- */
@@ -246,12 +257,6 @@ static void on_timer(uv_timer_t *timer)
     }
     jobs_expire(s->jobs, s->now_ns);
     worker_tick(s);
-    for (int i = 0; i < MAX_GRANT_JOBS && server_storage_works(s); i++) {
-        struct job *job = jobs_poisoned(s->jobs);
-        if (job == NULL)
-            break;
-        store_poison(s, job);
-    }
     worker_feed(s);
 }
 

@@ -100,6 +100,7 @@ void server_error(struct server *s, const struct proto_peer *to, uint64_t seq, c
 bool server_storage_works(const struct server *s);
 uint64_t server_lease_end_ns(const struct server *s);
 void server_batch_changed(struct server *s, struct batch *b); /* says so when it is complete */
+void server_store_poisoned(struct server *s); /* fails jobs whose attempts are used up */
 void server_write_returned(void *user, const struct job *job, bool counted, const char *reason);
 
 /* server_worker.c */

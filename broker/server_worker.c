@@ -292,6 +292,7 @@ void worker_feed(struct server *s)
 {
     if (!server_storage_works(s) || s->closing || s->pending_bytes > MAX_PENDING_BYTES)
         return;
+    server_store_poisoned(s);
     for (struct session *w = s->sessions; w != NULL; w = w->next)
         feed_session(s, w);
 }

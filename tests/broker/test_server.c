@@ -1,0 +1,664 @@
+/* The real broker process over ipc, with workers and clients that follow a script. Waiting is
+ * always waiting for a message. argv[1]: octoflow-broker. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <zmq.h>
+
+#include "base/arena.h"
+#include "base/buf.h"
+#include "base/clock.h"
+#include "proto/codec.h"
+#include "tests/check.h"
+
+enum { TIMEOUT_MS = 10000, QUIET_MS = 60 };
+
+static const char *broker_path;
+static char dir[] = "/tmp/octo-broker-XXXXXX";
+static char ledger[128], endpoint[160];
+static void *ctx;
+
+/* ---- the broker process ---- */
+
+static pid_t spawn(const char *ledger_path, const char *listen, const char *heartbeat,
+                   const char *lease)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        execl(broker_path, broker_path, "--ledger", ledger_path, "--listen", listen,
+              "--heartbeat-ms", heartbeat, "--lease-ms", lease, "--log-level", "error",
+              "--die-with-parent", (char *)NULL);
+        _exit(127);
+    }
+    return pid;
+}
+
+static int reap(pid_t pid)
+{
+    int status = 0;
+    if (waitpid(pid, &status, 0) != pid)
+        return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int stop(pid_t pid)
+{
+    kill(pid, SIGTERM);
+    return reap(pid);
+}
+
+static pid_t start(const char *name, const char *heartbeat, const char *lease)
+{
+    snprintf(ledger, sizeof ledger, "%s/%s", dir, name);
+    snprintf(endpoint, sizeof endpoint, "ipc://%s/%s.sock", dir, name);
+    return spawn(ledger, endpoint, heartbeat, lease);
+}
+
+/* ---- peers ---- */
+
+struct peer {
+    void *socket;
+    struct arena arena;
+    struct msg m; /* the last message; valid until the next */
+    zmq_msg_t frame;
+    uint64_t session, seq;
+};
+
+static struct peer open_peer(void)
+{
+    struct peer p = {0};
+    int linger = 0, reconnect_ms = 10;
+    p.socket = zmq_socket(ctx, ZMQ_DEALER);
+    zmq_setsockopt(p.socket, ZMQ_LINGER, &linger, sizeof linger);
+    zmq_setsockopt(p.socket, ZMQ_RECONNECT_IVL, &reconnect_ms, sizeof reconnect_ms);
+    zmq_msg_init(&p.frame);
+    if (zmq_connect(p.socket, endpoint) != 0)
+        abort();
+    return p;
+}
+
+static void close_peer(struct peer *p)
+{
+    arena_free(&p->arena);
+    zmq_msg_close(&p->frame);
+    zmq_close(p->socket);
+}
+
+static void send_msg(struct peer *p, const struct msg *m)
+{
+    struct buf b = {0};
+    struct err_msg why;
+    CHECK_OK(proto_encode(m, &b, &why), why);
+    CHECK(zmq_send(p->socket, b.data, b.len, 0) == (int)b.len);
+    buf_free(&b);
+}
+
+static enum msg_type receive(struct peer *p, int timeout_ms)
+{
+    struct err_msg why;
+    zmq_pollitem_t item = {p->socket, 0, ZMQ_POLLIN, 0};
+    if (zmq_poll(&item, 1, timeout_ms) <= 0)
+        return MSG_NONE;
+    arena_free(&p->arena);
+    zmq_msg_close(&p->frame);
+    zmq_msg_init(&p->frame);
+    if (zmq_msg_recv(&p->frame, p->socket, 0) < 0)
+        return MSG_NONE;
+    CHECK_OK(proto_decode(zmq_msg_data(&p->frame), zmq_msg_size(&p->frame), &p->arena, &p->m, &why),
+             why);
+    return p->m.type;
+}
+
+#define EXPECT(p, want) CHECK_STR(proto_type_name(receive(p, TIMEOUT_MS)), proto_type_name(want))
+
+/* ---- clients ---- */
+
+static enum msg_type call(struct peer *c, struct msg *m)
+{
+    m->batch_new.seq = ++c->seq; /* seq is the first field of every request */
+    send_msg(c, m);
+    return receive(c, TIMEOUT_MS);
+}
+
+static enum msg_type batch_new(struct peer *c, const char *name, const char *model,
+                               const char *hash)
+{
+    struct msg m = {.type = MSG_TYPE_BATCH_NEW};
+    m.batch_new.batch = str_of(name);
+    m.batch_new.model = str_of(model);
+    m.batch_new.options_hash = str_of(hash);
+    return call(c, &m);
+}
+
+static enum msg_type submit(struct peer *c, const char *batch, uint64_t first, size_t count,
+                            uint64_t salt)
+{
+    static struct rec_LINE lines[512];
+    static char bodies[512][32];
+    struct msg m = {.type = MSG_TYPE_SUBMIT};
+    for (size_t i = 0; i < count; i++) {
+        int n =
+            snprintf(bodies[i], sizeof bodies[i], "request %llu", (unsigned long long)(first + i));
+        lines[i] = (struct rec_LINE){
+            .line = first + i, .hash = first + i + salt, .body = {bodies[i], (size_t)n}};
+    }
+    m.submit.batch = str_of(batch);
+    m.submit.lines.items = lines;
+    m.submit.lines.count = count;
+    return call(c, &m);
+}
+
+static enum msg_type seal(struct peer *c, const char *batch, uint64_t lines)
+{
+    struct msg m = {.type = MSG_TYPE_SEAL};
+    m.seal.batch = str_of(batch);
+    m.seal.lines = lines;
+    return call(c, &m);
+}
+
+static const struct rec_BATCH *status(struct peer *c, const char *batch)
+{
+    static const struct rec_BATCH none;
+    struct msg m = {.type = MSG_TYPE_STATUS};
+    m.status.batch = str_of(batch);
+    if (!CHECK(call(c, &m) == MSG_TYPE_STATUS_OK && c->m.status_ok.batches.count == 1))
+        return &none;
+    return &c->m.status_ok.batches.items[0];
+}
+
+static size_t fetch(struct peer *c, const char *batch, uint64_t after)
+{
+    struct msg m = {.type = MSG_TYPE_FETCH};
+    m.fetch.batch = str_of(batch);
+    m.fetch.by_line = true;
+    m.fetch.after = after;
+    m.fetch.max = 1000;
+    return CHECK(call(c, &m) == MSG_TYPE_FETCH_OK) ? c->m.fetch_ok.results.count : 0;
+}
+
+static void make_batch(struct peer *c, const char *name, size_t lines)
+{
+    CHECK_INT(batch_new(c, name, "", "h"), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(c, name, 1, lines, 0), MSG_TYPE_SUBMIT_OK);
+    CHECK_INT(seal(c, name, lines), MSG_TYPE_OK);
+}
+
+/* ---- workers ---- */
+
+static void say_hello(struct peer *w, const char *name, struct rec_JOB_REF *holding, size_t count)
+{
+    struct rec_MODEL model = {.name = STR_LIT("tiny"), .hash = STR_LIT("00ff")};
+    struct msg m = {.type = MSG_TYPE_HELLO};
+    m.hello.worker = str_of(name);
+    m.hello.host = m.hello.build = m.hello.device = m.hello.driver = STR_LIT("test");
+    m.hello.numeric_class = STR_LIT("class");
+    m.hello.models.items = &model;
+    m.hello.models.count = 1;
+    m.hello.holding.items = holding;
+    m.hello.holding.count = count;
+    send_msg(w, &m);
+    enum msg_type t;
+    while ((t = receive(w, TIMEOUT_MS)) == MSG_TYPE_RECONNECT) /* to what was sent before */
+        ;
+    if (CHECK(t == MSG_TYPE_WELCOME))
+        w->session = w->m.welcome.session;
+}
+
+static void pull(struct peer *w, uint64_t credit)
+{
+    struct msg m = {.type = MSG_TYPE_PULL};
+    m.pull.session = w->session;
+    m.pull.credit_total = credit;
+    send_msg(w, &m);
+}
+
+static void beat(struct peer *w, uint64_t job, uint64_t epoch)
+{
+    struct rec_RUNNING r = {.job = job, .epoch = epoch, .completion_tokens = 7};
+    struct msg m = {.type = MSG_TYPE_BEAT};
+    m.beat.session = w->session;
+    m.beat.running.items = &r;
+    m.beat.running.count = job != 0;
+    send_msg(w, &m);
+}
+
+static void send_result(struct peer *w, uint64_t job, uint64_t epoch, const char *body)
+{
+    struct rec_RESULT r = {
+        .job = job, .epoch = epoch, .body = str_of(body), .completion_tokens = 5};
+    struct msg m = {.type = MSG_TYPE_RESULTS};
+    m.results.session = w->session;
+    m.results.results.items = &r;
+    m.results.results.count = 1;
+    send_msg(w, &m);
+}
+
+static uint64_t outcome(struct peer *w, uint64_t job, uint64_t epoch, const char *body)
+{
+    send_result(w, job, epoch, body);
+    for (;;) {
+        enum msg_type t = receive(w, TIMEOUT_MS);
+        if (t == MSG_TYPE_ACKS)
+            return w->m.acks.acks.items[0].job == job ? w->m.acks.acks.items[0].outcome : 99;
+        if (!CHECK(t == MSG_TYPE_BEAT_OK))
+            return 99;
+    }
+}
+
+/* ---- tests ---- */
+
+static void test_run(void)
+{
+    pid_t broker = start("run", "1000", "5000");
+    struct peer c = open_peer(), w = open_peer();
+    CHECK_INT(submit(&c, "b", 1, 1, 0), MSG_TYPE_ERROR);
+    CHECK(str_eq(c.m.error.code, STR_LIT("not_found")));
+    CHECK_INT(batch_new(&c, "b", "", "h1"), MSG_TYPE_BATCH_OK);
+    CHECK(!c.m.batch_ok.existed);
+    CHECK_INT(batch_new(&c, "b", "", "h2"), MSG_TYPE_ERROR);
+    CHECK(str_eq(c.m.error.code, STR_LIT("conflict")));
+    CHECK_INT(c.m.error.seq, c.seq);
+    CHECK_INT(submit(&c, "b", 1, 5, 0), MSG_TYPE_SUBMIT_OK);
+    CHECK_INT(c.m.submit_ok.accepted, 5);
+    CHECK_INT(submit(&c, "b", 1, 5, 0), MSG_TYPE_SUBMIT_OK);
+    CHECK_INT(c.m.submit_ok.duplicates, 5);
+    CHECK_INT(submit(&c, "b", 3, 4, 1), MSG_TYPE_ERROR);
+    CHECK_INT(c.m.error.line, 3);
+    CHECK(str_eq(status(&c, "b")->state, STR_LIT("open")));
+    CHECK(str_eq(status(&c, "b")->problem, STR_LIT("no worker is connected")));
+    CHECK_INT(seal(&c, "b", 6), MSG_TYPE_ERROR);
+    CHECK_INT(seal(&c, "b", 5), MSG_TYPE_OK);
+
+    say_hello(&w, "w1", NULL, 0);
+    pull(&w, 2);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    CHECK_INT(w.m.grant.jobs.count, 2);
+    CHECK_INT(w.m.grant.session, w.session);
+    struct rec_GRANT_JOB first = w.m.grant.jobs.items[0];
+    CHECK_INT(first.line, 1);
+    CHECK_INT(first.attempt, 1);
+    CHECK(str_eq(first.body, STR_LIT("request 1")));
+    uint64_t job = first.job, epoch = first.epoch;
+    pull(&w, 2); /* a repeated PULL grants nothing twice */
+    beat(&w, job, epoch);
+    EXPECT(&w, MSG_TYPE_BEAT_OK);
+    CHECK_INT(w.m.beat_ok.cancel.count, 0);
+    CHECK_INT(status(&c, "b")->leased, 2);
+    CHECK_INT(status(&c, "b")->running_tokens, 7);
+    CHECK_INT(outcome(&w, job, epoch, "one"), 0);
+    CHECK_INT(outcome(&w, job, epoch, "one"), 1);
+    CHECK_INT(outcome(&w, job, epoch + 1000, "forged"), 2);
+    beat(&w, job, epoch);
+    EXPECT(&w, MSG_TYPE_BEAT_OK);
+    CHECK_INT(w.m.beat_ok.cancel.count, 1); /* done: not its lease any more */
+    uint64_t granted = 2;
+    for (uint64_t credit = 3; granted < 5; credit++) {
+        pull(&w, credit);
+        EXPECT(&w, MSG_TYPE_GRANT);
+        granted += w.m.grant.jobs.count;
+        CHECK(granted <= credit);
+        struct rec_GRANT_JOB g = w.m.grant.jobs.items[0];
+        CHECK_INT(outcome(&w, g.job, g.epoch, "more"), 0);
+    }
+    CHECK_INT(outcome(&w, job + 1, epoch + 1, "two"), 0);
+    struct rec_BATCH b = *status(&c, "b");
+    CHECK(str_eq(b.state, STR_LIT("completed")));
+    CHECK_INT(b.done, 5);
+    CHECK_INT(b.completion_tokens, 25);
+    CHECK(b.completed_ms > 0);
+    CHECK_INT(c.m.status_ok.workers.items[0].done, 5);
+    CHECK_INT(fetch(&c, "b", 0), 5);
+    CHECK(str_eq(c.m.fetch_ok.results.items[0].body, STR_LIT("one")));
+    CHECK_INT(c.m.fetch_ok.results.items[0].attempts, 1);
+    CHECK_INT(fetch(&c, "b", 5), 0);
+
+    /* credit is remembered: work that comes later goes out at once; a model nobody has does not */
+    pull(&w, granted + 1);
+    CHECK_INT(batch_new(&c, "other", "big", ""), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&c, "other", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    CHECK(str_eq(status(&c, "other")->problem, STR_LIT("no worker has model big (one has tiny)")));
+    CHECK_INT(batch_new(&c, "by-hash", "00ff", ""), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&c, "by-hash", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    CHECK(str_eq(w.m.grant.jobs.items[0].batch, STR_LIT("by-hash")));
+    struct msg bye = {.type = MSG_TYPE_BYE};
+    bye.bye.session = w.session;
+    send_msg(&w, &bye);
+    EXPECT(&w, MSG_TYPE_BYE_OK);
+    CHECK_INT(status(&c, "by-hash")->queued, 1);
+    close_peer(&c);
+    close_peer(&w);
+    CHECK_INT(stop(broker), 0);
+}
+
+/* A worker goes silent: another gets its job, and its late result is dropped. */
+static void test_silent_worker(void)
+{
+    pid_t broker = start("silent", "50", "100000");
+    struct peer c = open_peer(), w1 = open_peer(), w2 = open_peer();
+    make_batch(&c, "b", 1);
+    say_hello(&w1, "w1", NULL, 0);
+    pull(&w1, 1);
+    EXPECT(&w1, MSG_TYPE_GRANT);
+    uint64_t job = w1.m.grant.jobs.items[0].job, epoch = w1.m.grant.jobs.items[0].epoch;
+    say_hello(&w2, "w2", NULL, 0);
+    pull(&w2, 1);
+    enum msg_type t = MSG_NONE;
+    for (int i = 0; i < 400 && t != MSG_TYPE_GRANT; i++) {
+        beat(&w2, 0, 0);
+        t = receive(&w2, 25);
+        if (t == MSG_TYPE_BEAT_OK)
+            t = receive(&w2, 25);
+    }
+    if (CHECK(t == MSG_TYPE_GRANT)) {
+        uint64_t epoch2 = w2.m.grant.jobs.items[0].epoch;
+        CHECK_INT(w2.m.grant.jobs.items[0].attempt, 2);
+        CHECK(epoch2 > epoch);
+        send_result(&w1, job, epoch, "late");
+        EXPECT(&w1, MSG_TYPE_RECONNECT);
+        struct rec_JOB_REF holding = {job, epoch};
+        say_hello(&w1, "w1", &holding, 1);
+        CHECK_INT(w1.m.welcome.lost.count, 1);
+        CHECK_INT(outcome(&w1, job, epoch, "late"), 2);
+        CHECK_INT(outcome(&w2, job, epoch2, "in time"), 0);
+        CHECK_INT(outcome(&w1, job, epoch, "late"), 2);
+        CHECK_INT(fetch(&c, "b", 0), 1);
+        CHECK(str_eq(c.m.fetch_ok.results.items[0].body, STR_LIT("in time")));
+        CHECK_INT(c.m.fetch_ok.results.items[0].attempts, 2);
+    }
+    close_peer(&c);
+    close_peer(&w1);
+    close_peer(&w2);
+    CHECK_INT(stop(broker), 0);
+}
+
+/* A worker that beats, but never names its job: the lease ends. */
+static void test_lease_expiry(void)
+{
+    pid_t broker = start("lease", "100", "300");
+    struct peer c = open_peer(), w = open_peer();
+    make_batch(&c, "b", 1);
+    say_hello(&w, "w", NULL, 0);
+    pull(&w, 2);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    uint64_t first = w.m.grant.jobs.items[0].epoch;
+    for (int i = 0; i < 8; i++) { /* named: goes on beyond 300 ms */
+        beat(&w, 1, first);
+        EXPECT(&w, MSG_TYPE_BEAT_OK);
+        CHECK_INT(w.m.beat_ok.cancel.count, 0);
+        CHECK_INT(receive(&w, QUIET_MS), MSG_NONE);
+    }
+    enum msg_type t = MSG_NONE;
+    for (int i = 0; i < 400 && t != MSG_TYPE_GRANT; i++) {
+        beat(&w, 0, 0);
+        t = receive(&w, 25);
+        if (t == MSG_TYPE_BEAT_OK)
+            t = receive(&w, 25);
+    }
+    CHECK_INT(t, MSG_TYPE_GRANT);
+    CHECK_INT(w.m.grant.jobs.items[0].attempt, 2);
+    CHECK(w.m.grant.jobs.items[0].epoch > first);
+    close_peer(&c);
+    close_peer(&w);
+    CHECK_INT(stop(broker), 0);
+}
+
+static void nack(struct peer *w, const struct rec_GRANT_JOB *g, bool counts, const char *checkpoint)
+{
+    struct rec_NACK_JOB n = {.job = g->job,
+                             .epoch = g->epoch,
+                             .counts = counts,
+                             .reason = STR_LIT("GPU trouble"),
+                             .checkpoint = str_of(checkpoint)};
+    struct msg m = {.type = MSG_TYPE_NACK};
+    m.nack.session = w->session;
+    m.nack.jobs.items = &n;
+    m.nack.jobs.count = 1;
+    send_msg(w, &m);
+}
+
+static void test_poison_and_cancel(void)
+{
+    pid_t broker = start("poison", "1000", "5000");
+    struct peer c = open_peer(), w = open_peer();
+    make_batch(&c, "b", 3);
+    say_hello(&w, "w", NULL, 0);
+    for (uint64_t i = 1; i <= 4; i++) {
+        pull(&w, i);
+        EXPECT(&w, MSG_TYPE_GRANT);
+        struct rec_GRANT_JOB g = w.m.grant.jobs.items[0];
+        CHECK_INT(g.line, 1);
+        CHECK_INT(g.attempt, i == 1 ? 1 : i - 1);
+        CHECK(str_eq(g.checkpoint, str_of(i == 1 ? "" : "so far")));
+        nack(&w, &g, i > 1, "so far"); /* the first is a drain, and costs nothing */
+    }
+    pull(&w, 5);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    struct rec_GRANT_JOB g = w.m.grant.jobs.items[0];
+    CHECK_INT(g.line, 2);
+    for (int i = 0; i < 1000 && status(&c, "b")->failed == 0; i++)
+        ;
+    if (!CHECK(fetch(&c, "b", 0) == 1))
+        exit(check_report());
+    struct rec_FETCHED *f = &c.m.fetch_ok.results.items[0];
+    struct rec_OUTPUT output = {0};
+    struct err_msg why;
+    CHECK(str_eq(f->state, STR_LIT("failed")));
+    CHECK_INT(f->attempts, 3);
+    CHECK_OK(proto_decode_output(f->body.data, f->body.len, &c.arena, &output, &why), why);
+    CHECK_INT(output.status_code, 500);
+    char text[512];
+    snprintf(text, sizeof text, "%.*s", STR_ARG(output.error_message));
+    CHECK_HAS(text,
+              "poison: given up after 3 attempts (attempt 1: handed back by w: GPU trouble; ");
+
+    struct msg cancel = {.type = MSG_TYPE_CANCEL};
+    cancel.cancel.batch = STR_LIT("b");
+    CHECK_INT(call(&c, &cancel), MSG_TYPE_CANCEL_OK);
+    CHECK_INT(c.m.cancel_ok.cancelled, 2);
+    beat(&w, g.job, g.epoch);
+    EXPECT(&w, MSG_TYPE_BEAT_OK);
+    CHECK_INT(w.m.beat_ok.cancel.count, 1);
+    CHECK_INT(outcome(&w, g.job, g.epoch, "too late"), 2);
+    struct rec_BATCH b = *status(&c, "b");
+    CHECK(str_eq(b.state, STR_LIT("cancelled")));
+    CHECK_INT(b.cancelled, 2);
+    CHECK_INT(b.failed, 1);
+    CHECK_INT(fetch(&c, "b", 0), 3);
+    CHECK(str_eq(c.m.fetch_ok.results.items[2].state, STR_LIT("cancelled")));
+    close_peer(&c);
+    close_peer(&w);
+    CHECK_INT(stop(broker), 0);
+}
+
+/* ---- kill -9 of the broker ---- */
+
+enum { KILL_LINES = 120, KILLS = 4 };
+
+struct held {
+    struct rec_JOB_REF refs[32];
+    size_t count;
+};
+
+static void drop_ref(struct held *h, uint64_t job)
+{
+    for (size_t i = 0; i < h->count; i++) {
+        if (h->refs[i].job == job)
+            h->refs[i] = h->refs[--h->count];
+    }
+}
+
+static void test_kill_broker(void)
+{
+    struct check_rng rng = check_rng_start(7);
+    pid_t broker = start("kill", "100", "60000");
+    struct peer c = open_peer(), w = open_peer();
+    bool acked[KILL_LINES + 1] = {false};
+    struct held held = {0};
+    uint64_t granted = 0, acks = 0, kills = 0, next_kill = 5 + check_rng_below(&rng, 20);
+    make_batch(&c, "b", KILL_LINES);
+    say_hello(&w, "w", NULL, 0);
+    pull(&w, 4);
+    for (int turns = 0; acks < KILL_LINES && turns < 5000; turns++) {
+        enum msg_type t = receive(&w, 100);
+        if (t == MSG_TYPE_GRANT) {
+            granted += w.m.grant.jobs.count;
+            for (size_t i = 0; i < w.m.grant.jobs.count; i++) {
+                struct rec_GRANT_JOB *g = &w.m.grant.jobs.items[i];
+                CHECK(!acked[g->line]); /* what is acknowledged never comes again */
+                held.refs[held.count++] = (struct rec_JOB_REF){g->job, g->epoch};
+            }
+            for (size_t i = 0; i < held.count; i++)
+                send_result(&w, held.refs[i].job, held.refs[i].epoch, "r");
+        } else if (t == MSG_TYPE_ACKS) {
+            for (size_t i = 0; i < w.m.acks.acks.count; i++) {
+                struct rec_ACK a = w.m.acks.acks.items[i];
+                drop_ref(&held, a.job);
+                acks += a.outcome != 2 && !acked[a.job];
+                acked[a.job] |= a.outcome != 2; /* in a fresh ledger, job n is line n */
+            }
+            pull(&w, granted + 4 - held.count);
+            if (acks >= next_kill && kills < KILLS) {
+                kill(broker, SIGKILL);
+                CHECK_INT(reap(broker), 128 + SIGKILL);
+                broker = spawn(ledger, endpoint, "100", "60000");
+                kills++;
+                next_kill = acks + 5 + check_rng_below(&rng, 20);
+            }
+        } else if (t == MSG_TYPE_RECONNECT) {
+            say_hello(&w, "w", held.refs, held.count);
+            for (size_t i = 0; i < w.m.welcome.lost.count; i++)
+                drop_ref(&held, w.m.welcome.lost.items[i].job);
+            for (size_t i = 0; i < held.count; i++)
+                send_result(&w, held.refs[i].job, held.refs[i].epoch, "r");
+            granted = 0;
+            pull(&w, 4);
+        } else if (t == MSG_NONE) {
+            beat(&w, held.count > 0 ? held.refs[0].job : 0, held.refs[0].epoch);
+        }
+    }
+    CHECK_INT(acks, KILL_LINES);
+    CHECK_INT(kills, KILLS);
+    struct peer c2 = open_peer(); /* the other's requests may be lost with a dead broker */
+    CHECK(str_eq(status(&c2, "b")->state, STR_LIT("completed")));
+    CHECK_INT(fetch(&c2, "b", 0), KILL_LINES);
+    for (size_t i = 0; i < c2.m.fetch_ok.results.count; i++)
+        CHECK_INT(c2.m.fetch_ok.results.items[i].line, i + 1);
+    close_peer(&c);
+    close_peer(&c2);
+    close_peer(&w);
+    CHECK_INT(stop(broker), 0);
+}
+
+/* A restarted broker does not give away what a worker still runs. */
+static void test_reclaim(void)
+{
+    pid_t broker = start("reclaim", "500", "60000");
+    struct peer c = open_peer(), w1 = open_peer(), w2 = open_peer();
+    make_batch(&c, "b", 2);
+    say_hello(&w1, "w1", NULL, 0);
+    pull(&w1, 1);
+    EXPECT(&w1, MSG_TYPE_GRANT);
+    struct rec_JOB_REF ref = {w1.m.grant.jobs.items[0].job, w1.m.grant.jobs.items[0].epoch};
+    kill(broker, SIGKILL);
+    reap(broker);
+    broker = spawn(ledger, endpoint, "500", "60000");
+    struct peer fresh = open_peer();
+    say_hello(&fresh, "w2", NULL, 0);
+    pull(&fresh, 2);
+    EXPECT(&fresh, MSG_TYPE_GRANT);
+    CHECK_INT(fresh.m.grant.jobs.count, 1);
+    CHECK_INT(fresh.m.grant.jobs.items[0].line, 2);
+    struct peer again = open_peer();
+    say_hello(&again, "w1", &ref, 1);
+    CHECK_INT(again.m.welcome.lost.count, 0);
+    CHECK_INT(outcome(&again, ref.job, ref.epoch, "kept"), 0);
+    CHECK_INT(fetch(&c, "b", 0), 1);
+    CHECK_INT(c.m.fetch_ok.results.items[0].attempts, 1);
+    close_peer(&c);
+    close_peer(&w1);
+    close_peer(&w2);
+    close_peer(&fresh);
+    close_peer(&again);
+    CHECK_INT(stop(broker), 0);
+}
+
+/* ---- garbage, and starting wrongly ---- */
+
+static void test_garbage(void)
+{
+    struct check_rng rng = check_rng_start(11);
+    pid_t broker = start("garbage", "1000", "5000");
+    struct peer good = open_peer(), bad = open_peer();
+    make_batch(&good, "b", 1);
+    zmq_send(bad.socket, "\xdd\xff\x00\x00\x00", 5, 0);
+    EXPECT(&bad, MSG_TYPE_ERROR);
+    CHECK(str_eq(bad.m.error.code, STR_LIT("bad_message")));
+    for (int i = 0; i < 300; i++) {
+        unsigned char bytes[64];
+        size_t len = check_rng_below(&rng, sizeof bytes);
+        for (size_t k = 0; k < len; k++)
+            bytes[k] = (unsigned char)check_rng_next(&rng);
+        zmq_send(bad.socket, bytes, len, i % 5 == 0 ? ZMQ_SNDMORE : 0);
+        if (i % 50 == 0)
+            CHECK_INT(status(&good, "b")->queued, 1);
+    }
+    zmq_send(bad.socket, "", 0, 0);
+    struct msg odd = {.type = MSG_TYPE_BEAT};
+    send_msg(&good, &odd); /* a message, but of no session */
+    EXPECT(&good, MSG_TYPE_ERROR);
+    odd = (struct msg){.type = MSG_TYPE_WELCOME};
+    odd.welcome.broker = STR_LIT("me");
+    send_msg(&good, &odd);
+    EXPECT(&good, MSG_TYPE_ERROR);
+    CHECK_INT(status(&good, "b")->queued, 1);
+    close_peer(&good);
+    close_peer(&bad);
+    CHECK_INT(stop(broker), 0);
+}
+
+static void test_starting(void)
+{
+    char other[160];
+    CHECK_INT(reap(spawn("/nonexistent/ledger", "ipc:///tmp/octo-none", "1000", "1000")), 3);
+    CHECK_INT(reap(spawn("x", "tcp://0.0.0.0:4711", "1000", "1000")), 2);
+    CHECK_INT(reap(spawn("x", "nonsense", "1000", "1000")), 2);
+    CHECK_INT(reap(spawn("x", "ipc:///tmp/octo-none", "0", "1000")), 2);
+    pid_t broker = start("one", "1000", "1000");
+    struct peer c = open_peer();
+    make_batch(&c, "b", 1);
+    snprintf(other, sizeof other, "ipc://%s/two.sock", dir);
+    pid_t second = spawn(ledger, other, "1000", "1000"); /* waits for the first to go */
+    CHECK_INT(status(&c, "b")->queued, 1);
+    CHECK_INT(stop(broker), 0);
+    snprintf(endpoint, sizeof endpoint, "%s", other);
+    struct peer c2 = open_peer();
+    CHECK_INT(status(&c2, "b")->queued, 1);
+    CHECK_INT(stop(second), 0);
+    close_peer(&c);
+    close_peer(&c2);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 2 || mkdtemp(dir) == NULL)
+        return 1;
+    broker_path = argv[1];
+    ctx = zmq_ctx_new();
+    test_run();
+    test_silent_worker();
+    test_lease_expiry();
+    test_poison_and_cancel();
+    test_kill_broker();
+    test_reclaim();
+    test_garbage();
+    test_starting();
+    zmq_ctx_term(ctx);
+    char command[256];
+    snprintf(command, sizeof command, "rm -rf '%s'", dir);
+    if (system(command) != 0)
+        fprintf(stderr, "left behind: %s\n", dir);
+    return check_report();
+}
