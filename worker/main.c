@@ -2,9 +2,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/gpu.h"
 #include "octo_build.h"
+#include "worker/supervisor.h"
 #include "worker/worker.h"
 
 static int list_devices(void)
@@ -27,6 +29,38 @@ static int list_devices(void)
         printf("no Vulkan device\n");
     free(list);
     return WORKER_EXIT_OK;
+}
+
+/* `--device all`: one process like this one for each usable hardware GPU. */
+static int run_all(const struct worker_options *o, int argc, char **argv)
+{
+    struct supervisor_child children[GPU_MAX_DEVICES] = {0};
+    struct supervisor_options s = {
+        .argv = argv, .argc = argc, .children = children, .die_with_parent = o->die_with_parent};
+    struct err_msg why = {{0}};
+    size_t count = 0;
+    char host[256] = "host";
+    struct gpu_device_info *list = calloc(GPU_MAX_DEVICES, sizeof *list);
+    if (list == NULL || gpu_list(list, &count, &why) != ERR_OK) {
+        log_error("cannot list devices error=\"%s\"", why.text);
+        free(list);
+        return WORKER_EXIT_FATAL;
+    }
+    gethostname(host, sizeof host - 1);
+    for (size_t i = 0; i < count && s.count < SUPERVISOR_MAX_CHILDREN; i++) {
+        if (!list[i].usable || list[i].software)
+            continue;
+        struct supervisor_child *c = &children[s.count++];
+        snprintf(c->device, sizeof c->device, "%u", list[i].index);
+        snprintf(c->name, sizeof c->name, "%.100s:%u", o->name != NULL ? o->name : host,
+                 list[i].index);
+    }
+    free(list);
+    if (s.count == 0) {
+        log_error("no usable hardware GPU; --device auto takes a software one");
+        return WORKER_EXIT_FATAL;
+    }
+    return supervisor_run(&s);
 }
 
 int main(int argc, char **argv)
@@ -53,7 +87,7 @@ int main(int argc, char **argv)
         if (o.list_devices)
             code = list_devices();
         else if (strcmp(o.device, "all") == 0)
-            code = supervisor_main(&o, argc, args);
+            code = run_all(&o, argc, args);
         else
             code = worker_main(&o);
     }

@@ -2,14 +2,15 @@
  * through a callback. No socket, no clock of its own (now_ns is passed in, monotonic), no engine:
  * tests drive it with a scripted broker and virtual time.
  *
- *                 HELLO again after 1, 2, 4, 5, 5 ... s
- *                   +--+
- *                   v  |   WELCOME (a new session, credits from 0)
- *     start --> CONNECTING -----------------------------------------> READY --drain, nothing
- * held--> LEAVING ^                                                   | | |
- *                   +-- RECONNECT, or no answer for three heartbeats ---+ BYE_OK, | |
- *                   +-- (a lost WELCOME is a HELLO again) --------------------- RECONNECT or
- * silence --+ | GONE <-------------+
+ *     start
+ *       |
+ *       v                 WELCOME: a new session, credits from 0
+ *     CONNECTING ---------------------------------------------------> READY
+ *       |    ^                                                          |
+ *       +----+ HELLO after 0, 1, 3, 7, 12, 17 .. s                      | draining, nothing held
+ *            +----- RECONNECT, or no message for three heartbeats ------+ v
+ *                                                                    LEAVING: BYE each second
+ *     GONE <------------ BYE_OK, RECONNECT, or 5 s ---------------------+
  *
  * A lease:  GRANT --> RUNNING --result--> DONE --ACK--> forgotten
  *                        |  \--hand back--> NACK sent, forgotten

@@ -6,7 +6,5 @@
 
 /* Returns the exit code; says on the log why. Blocks. */
 int worker_main(const struct worker_options *o);
-/* `--device all`: one process like this one for each usable hardware GPU. argv as main got it. */
-int supervisor_main(const struct worker_options *o, int argc, char **argv);
 
 #endif

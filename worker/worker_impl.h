@@ -60,7 +60,7 @@ struct worker {
     uint64_t hand_back_ns; /* when what still runs is handed back */
     int parent;            /* process id at start */
     char last_error[256];  /* the broker's last complaint: said once */
-    bool said_garbage;
+    bool said_garbage, said_full;
 };
 
 /* worker_loop.c: joins the broker and runs the loop until it is time to leave. */

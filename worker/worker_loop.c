@@ -20,8 +20,9 @@ static bool on_send(void *user, const struct msg *m)
     struct worker *w = user;
     struct err_msg why = {{0}};
     enum err e = proto_socket_send(w->socket, NULL, m, &why);
-    if (e != ERR_OK)
+    if (e != ERR_OK && !w->said_full)
         log_warn("message not sent, trying again later error=\"%s\"", why.text);
+    w->said_full = e != ERR_OK;
     return e == ERR_OK;
 }
 
@@ -222,7 +223,6 @@ static enum err open_handles(struct worker *w, struct err_msg *why)
         uv_async_init(&w->loop, &w->wake, on_wake) != 0 ||
         uv_signal_init(&w->loop, &w->term) != 0 || uv_signal_init(&w->loop, &w->interrupt) != 0 ||
         uv_timer_start(&w->timer, on_timer, TICK_MS, TICK_MS) != 0 ||
-        uv_prepare_start(&w->prepare, on_prepare) != 0 ||
         uv_signal_start(&w->term, on_signal, SIGTERM) != 0 ||
         uv_signal_start(&w->interrupt, on_signal, SIGINT) != 0)
         return err_set(why, ERR_IO, "event loop: cannot start its timers and signals");
@@ -247,6 +247,9 @@ enum err worker_loop_open(struct worker *w, struct err_msg *why)
     e = proto_socket_open(&w->loop, &socket, &socket_events, w, &w->socket, why);
     if (e != ERR_OK)
         return e;
+    /* The handle that was started last runs first: the socket looks for wake-ups after we have
+     * sent. */
+    uv_prepare_start(&w->prepare, on_prepare);
     e = session_create(&w->session_config, &events, &w->session);
     if (e == ERR_OK)
         e = engine_thread_run(w->engine, &w->context, engine_wakes, &w->wake);

@@ -1,0 +1,96 @@
+/* The supervisor over children that are this program again, told by --device what to do: end well,
+ * end for good, die twice by a signal and then end well, wait for SIGTERM. What a child did is
+ * counted in a file by its bytes. */
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "worker/supervisor.h"
+
+enum { DEATHS = 2 };
+
+static void on_term(int number)
+{
+    (void)number;
+    _exit(0);
+}
+
+/* Starts counted so far, this one included. */
+static long count_start(const char *dir, const char *device)
+{
+    char path[512];
+    snprintf(path, sizeof path, "%s/%s", dir, device);
+    FILE *f = fopen(path, "a");
+    if (f == NULL)
+        return -1;
+    fputc('x', f);
+    fclose(f);
+    struct stat st;
+    return stat(path, &st) == 0 ? (long)st.st_size : -1;
+}
+
+/* child DIR --device WHAT --name NAME --die-with-parent */
+static int child(int argc, char **argv)
+{
+    if (argc != 8 || strcmp(argv[3], "--device") != 0 || strcmp(argv[5], "--name") != 0 ||
+        strcmp(argv[7], "--die-with-parent") != 0)
+        return 2;
+    const char *what = argv[4];
+    long starts = count_start(argv[2], what);
+    if (strcmp(what, "fatal") == 0)
+        return 3;
+    if (strcmp(what, "dies") == 0 && starts <= DEATHS)
+        raise(SIGKILL);
+    if (strcmp(what, "lost") == 0 && starts <= DEATHS)
+        return 4;
+    if (strcmp(what, "waits") == 0) {
+        signal(SIGTERM, on_term);
+        kill(getppid(), SIGTERM);
+        for (;;)
+            pause();
+    }
+    return 0;
+}
+
+static long starts_of(const char *dir, const char *device)
+{
+    char path[512];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", dir, device);
+    long starts = stat(path, &st) == 0 ? (long)st.st_size : 0;
+    unlink(path);
+    return starts;
+}
+
+static int run(char *dir, const struct supervisor_child *children, size_t count)
+{
+    char program[] = "test_supervisor", word[] = "child";
+    char *argv[] = {program, word, dir};
+    struct supervisor_options o = {
+        .argv = argv, .argc = 3, .children = children, .count = count, .wait_first_ms = 1};
+    return supervisor_run(&o);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "child") == 0)
+        return child(argc, argv);
+    char dir[] = "/tmp/octo-supervisor-XXXXXX";
+    if (!CHECK(mkdtemp(dir) != NULL))
+        return check_report();
+    static const struct supervisor_child healing[] = {{"well", "a"}, {"dies", "b"}, {"lost", "c"}};
+    CHECK_INT(run(dir, healing, 3), 0);
+    CHECK_INT(starts_of(dir, "well"), 1);
+    CHECK_INT(starts_of(dir, "dies"), DEATHS + 1);
+    CHECK_INT(starts_of(dir, "lost"), DEATHS + 1);
+    static const struct supervisor_child fatal[] = {{"well", "a"}, {"fatal", "b"}};
+    CHECK_INT(run(dir, fatal, 2), 3);
+    CHECK_INT(starts_of(dir, "well"), 1);
+    CHECK_INT(starts_of(dir, "fatal"), 1);
+    static const struct supervisor_child waiting[] = {{"waits", "a"}};
+    CHECK_INT(run(dir, waiting, 1), 0);
+    CHECK_INT(starts_of(dir, "waits"), 1);
+    rmdir(dir);
+    return check_report();
+}
