@@ -158,7 +158,7 @@ static void work(struct engine_thread *t)
         if (e != ERR_OK) {
             core_hand_back(t->core, true, true, why.text);
             struct thread_event lost = {.kind = THREAD_LOST};
-            snprintf(lost.reason, sizeof lost.reason, "%s", why.text);
+            snprintf(lost.reason, sizeof lost.reason, "%.150s", why.text);
             emit(t, &lost);
             return;
         }

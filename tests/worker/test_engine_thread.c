@@ -90,7 +90,7 @@ static void test_results(void)
     }
     CHECK_INT(engine_thread_stats(t).vram_free_bytes, 12345);
     CHECK_INT(engine_thread_stop(&t), 0);
-    CHECK(t == NULL && fake.closed);
+    CHECK(t == NULL && fake.closed && fake.misuses == 0);
 }
 
 static void test_hand_back(void)
@@ -108,6 +108,7 @@ static void test_hand_back(void)
     }
     add(t, 7, true);
     CHECK_INT(engine_thread_stop(&t), 0); /* in the middle of a job and of a rest */
+    CHECK_INT(fake.misuses, 0);
 }
 
 static void test_lost(void)
@@ -124,7 +125,7 @@ static void test_lost(void)
     thread_event_free(&ev);
     add(t, 2, true); /* nobody is there any more: freed by stop */
     engine_thread_stop(&t);
-    CHECK(fake.closed);
+    CHECK(fake.closed && fake.misuses == 0);
 }
 
 static enum err open_fails(void *user, struct engine_port *ret, struct err_msg *why)

@@ -71,6 +71,7 @@ static void open_core(uint32_t max_seqs)
 static void close_core(void)
 {
     core_destroy(&core);
+    CHECK_INT(fake.misuses, 0);
     for (size_t i = 0; i < MAX_OUTCOMES; i++)
         buf_free(&outcomes[i].body);
     memset(outcomes, 0, sizeof outcomes);
