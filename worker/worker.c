@@ -19,7 +19,7 @@ enum { STOP_MOST_S = 30 };
 /* Cut to what the protocol takes, at a character's end. */
 static void copy_id(char out[PROTO_MAX_ID_BYTES + 1], const char *text)
 {
-    snprintf(out, PROTO_MAX_ID_BYTES + 1, "%s", text);
+    snprintf(out, PROTO_MAX_ID_BYTES + 1, "%.*s", PROTO_MAX_ID_BYTES, text);
     out[utf8_valid_prefix(out, strlen(out))] = '\0';
 }
 
