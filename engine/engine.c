@@ -1,0 +1,588 @@
+/* The engine's life: creation (device, weights, KV pages, buffers), sequences in and out, and the
+ * step from plan to events. What a step computes is planned in plan.c and recorded in forward.c. */
+#include "engine/engine.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/size.h"
+#include "engine/engine_impl.h"
+#include "octo_build.h"
+
+enum {
+    SOFTWARE_MAX_SEQS = 32,
+    SOFTWARE_CHUNK_TOKENS = 128,
+    HARDWARE_MAX_SEQS = 256,
+    HARDWARE_CHUNK_TOKENS = 1024,
+    LARGEST_SEQS = 4096,
+    LARGEST_CHUNK_TOKENS = 65536,
+};
+static const uint64_t SOFTWARE_KV_BYTES = UINT64_C(512) << 20;
+static const uint64_t LOGITS_BYTES = UINT64_C(256) << 20; /* of one head pass */
+
+/* ---- sizes ---- */
+
+static void choose_batch(struct engine *e)
+{
+    const struct engine_options *o = &e->options;
+    bool software = e->info.device.software;
+    uint32_t seqs = o->max_seqs != 0 ? o->max_seqs
+                    : software       ? SOFTWARE_MAX_SEQS
+                                     : HARDWARE_MAX_SEQS;
+    uint32_t chunk = o->chunk_tokens != 0 ? o->chunk_tokens
+                     : software           ? SOFTWARE_CHUNK_TOKENS
+                                          : HARDWARE_CHUNK_TOKENS;
+    e->info.max_seqs = (uint32_t)min_u64(seqs, LARGEST_SEQS);
+    e->info.chunk_tokens = (uint32_t)min_u64(chunk, LARGEST_CHUNK_TOKENS);
+    e->info.max_ctx = e->model->n_ctx_train;
+    if (o->max_ctx != 0 && o->max_ctx < e->info.max_ctx)
+        e->info.max_ctx = o->max_ctx;
+    e->max_rows = e->info.chunk_tokens + e->info.max_seqs;
+    uint64_t row_bytes = (uint64_t)e->model->n_vocab * sizeof(float);
+    e->max_logit_rows = (uint32_t)max_u64(1, min_u64(LOGITS_BYTES / row_bytes, e->max_rows));
+    e->pages_stride = (e->info.max_ctx + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    e->page_bytes =
+        2 * e->model->n_head_kv * PAGE_TOKENS * e->model->head_size * (uint32_t)sizeof(uint16_t);
+    e->attention_scale = 1.0f / sqrtf((float)e->model->head_size);
+}
+
+/* Called when everything else is on the device: the cache gets what is left. */
+static enum err choose_kv(struct engine *e, uint32_t *ret_pages, struct err_msg *why)
+{
+    uint64_t token_bytes = (uint64_t)e->page_bytes * e->model->n_layer / PAGE_TOKENS;
+    uint64_t one = (uint64_t)e->pages_stride * PAGE_TOKENS; /* a longest sequence */
+    uint64_t useful = one * e->info.max_seqs;
+    uint64_t tokens = e->options.kv_tokens;
+    if (tokens == 0) {
+        uint64_t free_bytes = gpu_memory_free(e->gpu);
+        uint64_t budget = free_bytes != 0 ? free_bytes / 10 * 9 : e->info.device.memory_bytes / 2;
+        if (e->info.device.software)
+            budget = min_u64(budget, SOFTWARE_KV_BYTES);
+        tokens = max_u64(budget / token_bytes, one);
+    } else if (tokens < one) {
+        return err_set(
+            why, ERR_RANGE,
+            "KV cache of %llu tokens: at least one longest sequence must fit, %llu tokens",
+            (unsigned long long)tokens, (unsigned long long)one);
+    }
+    tokens = min_u64(tokens, useful);
+    *ret_pages = (uint32_t)min_u64(div_up(tokens, PAGE_TOKENS), UINT32_MAX / 2);
+    e->info.kv_tokens = (uint64_t)*ret_pages * PAGE_TOKENS;
+    e->info.kv_bytes = (uint64_t)*ret_pages * e->page_bytes * e->model->n_layer;
+    return ERR_OK;
+}
+
+static uint64_t take(uint64_t *total, uint64_t bytes)
+{
+    uint64_t offset = *total;
+    *total += div_up(bytes, 256) * 256;
+    return offset;
+}
+
+static void lay_out_step(struct engine *e)
+{
+    struct step_layout *l = &e->layout;
+    uint64_t rows_bytes = e->max_rows * sizeof(uint32_t);
+    l->ids = take(&l->total, rows_bytes);
+    l->pos = take(&l->total, rows_bytes);
+    l->seq = take(&l->total, rows_bytes);
+    l->logit_idx = take(&l->total, rows_bytes);
+    l->samples = take(&l->total, (uint64_t)e->max_rows * sizeof(struct sample_row));
+    l->pages = take(&l->total, (uint64_t)e->info.max_seqs * e->pages_stride * sizeof(uint32_t));
+    l->banned = take(&l->total, (uint64_t)e->info.max_seqs * MAX_STOP_TOKENS * sizeof(uint32_t));
+}
+
+/* ---- creation ---- */
+
+static uint64_t types_of(const struct model *m)
+{
+    uint64_t types = 0;
+    for (size_t i = 0; i < gguf_tensor_count(m->gguf); i++)
+        types |= UINT64_C(1) << gguf_tensor_at(m->gguf, i)->type;
+    return types;
+}
+
+/* cos and sin of position * base^(-2i / dims), in double on the host: the same on every device. */
+static enum err upload_angles(struct engine *e, struct err_msg *why)
+{
+    const struct model *m = e->model;
+    uint32_t half = m->rope_dims / 2;
+    uint64_t bytes = (uint64_t)e->info.max_ctx * half * 2 * sizeof(float);
+    float *angles = malloc(bytes);
+    if (angles == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory: %llu bytes for RoPE angles",
+                       (unsigned long long)bytes);
+    for (uint32_t i = 0; i < half; i++) {
+        double frequency = pow(m->rope_base, -2.0 * i / m->rope_dims);
+        for (uint32_t pos = 0; pos < e->info.max_ctx; pos++) {
+            float *at = &angles[((uint64_t)pos * half + i) * 2];
+            at[0] = (float)cos(pos * frequency);
+            at[1] = (float)sin(pos * frequency);
+        }
+    }
+    enum err r = gpu_buffer_create(e->gpu, GPU_DEVICE, bytes, "RoPE angles", &e->angles, why);
+    if (r == ERR_OK)
+        r = gpu_upload(e->gpu, &e->angles, 0, angles, bytes, why);
+    free(angles);
+    return r;
+}
+
+static enum err create_buffers(struct engine *e, struct err_msg *why)
+{
+    const struct model *m = e->model;
+    uint64_t row = e->max_rows * sizeof(float);
+    uint64_t q = (uint64_t)m->n_head * m->head_size, kv = (uint64_t)m->n_head_kv * m->head_size;
+    uint64_t ids = e->max_rows * sizeof(uint32_t);
+    uint64_t logits = (uint64_t)m->n_vocab * sizeof(float);
+    struct {
+        struct gpu_buffer *buffer;
+        enum gpu_memory kind;
+        uint64_t bytes;
+        const char *what;
+    } table[] = {
+        {&e->step_host, GPU_UPLOAD, e->layout.total, "step input"},
+        {&e->step_device, GPU_DEVICE, e->layout.total, "step input"},
+        {&e->x, GPU_DEVICE, row * m->n_embd, "residual stream"},
+        {&e->normed, GPU_DEVICE, row * m->n_embd, "normalized rows"},
+        {&e->qkv, GPU_DEVICE, row * (q + 2 * kv), "q, k, v"},
+        {&e->attn, GPU_DEVICE, row * q, "attention output"},
+        {&e->gate_up, GPU_DEVICE, row * 2 * m->n_ff, "gate and up"},
+        {&e->hidden, GPU_DEVICE, row * m->n_ff, "feed-forward"},
+        {&e->logits, GPU_DEVICE, e->max_logit_rows * logits, "logits"},
+        {&e->tokens_device, GPU_DEVICE, ids, "sampled ids"},
+        {&e->tokens_host, GPU_READBACK, ids, "sampled ids"},
+        {&e->logits_host, GPU_READBACK, e->options.logits_fn != NULL ? e->max_rows * logits : 0,
+         "logits copy"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(table); i++) {
+        if (table[i].bytes == 0)
+            continue;
+        enum err r = gpu_buffer_create(e->gpu, table[i].kind, table[i].bytes, table[i].what,
+                                       table[i].buffer, why);
+        if (r != ERR_OK)
+            return r;
+    }
+    return ERR_OK;
+}
+
+static enum err create_kv(struct engine *e, struct err_msg *why)
+{
+    uint32_t pages = 0;
+    enum err r = choose_kv(e, &pages, why);
+    if (r != ERR_OK)
+        return r;
+    e->kv_buffers = calloc(e->model->n_layer, sizeof *e->kv_buffers);
+    if (e->kv_buffers == NULL || kv_create(pages, &e->kv) != ERR_OK)
+        return err_set(why, ERR_NOMEM, "out of memory for the page table");
+    for (uint32_t i = 0; i < e->model->n_layer; i++) {
+        r = gpu_buffer_create(e->gpu, GPU_DEVICE, (uint64_t)pages * e->page_bytes, "KV cache",
+                              &e->kv_buffers[i], why);
+        if (r != ERR_OK)
+            return r;
+        e->weights.layers[i].kv_address = e->kv_buffers[i].address;
+    }
+    return ERR_OK;
+}
+
+static enum err create_sequences(struct engine *e, struct err_msg *why)
+{
+    uint32_t n = e->info.max_seqs;
+    e->slots = calloc(n, sizeof *e->slots);
+    e->order = calloc(n, sizeof *e->order);
+    e->events = calloc(n, sizeof *e->events);
+    e->plan.rows = calloc(e->max_rows, sizeof *e->plan.rows);
+    if (e->slots == NULL || e->order == NULL || e->events == NULL || e->plan.rows == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for %u sequences", n);
+    for (uint32_t i = 0; i < n; i++) {
+        struct sequence *s = &e->slots[i];
+        s->slot = i;
+        s->tokens = malloc(e->info.max_ctx * sizeof *s->tokens);
+        s->pages = malloc(e->pages_stride * sizeof *s->pages);
+        if (s->tokens == NULL || s->pages == NULL)
+            return err_set(why, ERR_NOMEM, "out of memory for %u sequences", n);
+    }
+    return ERR_OK;
+}
+
+static void name_numeric_class(struct engine *e)
+{
+    char text[1024];
+    int len = snprintf(text, sizeof text, "%s|%s|%s|exact", e->info.device.name,
+                       e->info.device.driver, kernels_build_hash(e->kernels));
+    hash128_hex(text, (size_t)len, e->info.numeric_class);
+    snprintf(e->info.build, sizeof e->info.build, "%s", OCTO_BUILD);
+}
+
+enum err engine_create(const struct model *m, const struct engine_options *o, struct engine **ret,
+                       struct err_msg *why)
+{
+    struct engine *e = calloc(1, sizeof *e);
+    if (e == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory");
+    e->model = m;
+    e->options = *o;
+    struct gpu_options gpu = {.device_index = o->device_index, .validate = o->validate};
+    enum err r = gpu_create(&gpu, &e->gpu, why);
+    if (r != ERR_OK)
+        goto fail;
+    e->info.device = *gpu_info(e->gpu);
+    r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
+    if (r != ERR_OK)
+        goto fail;
+    choose_batch(e);
+    lay_out_step(e);
+    name_numeric_class(e);
+    r = weights_load(&e->weights, e->gpu, m, why);
+    if (r == ERR_OK)
+        r = upload_angles(e, why);
+    if (r == ERR_OK)
+        r = create_buffers(e, why);
+    if (r == ERR_OK)
+        r = create_kv(e, why);
+    if (r == ERR_OK)
+        r = create_sequences(e, why);
+    if (r != ERR_OK)
+        goto fail;
+    e->info.weight_bytes = e->weights.bytes;
+    *ret = e;
+    return ERR_OK;
+fail:
+    engine_destroy(&e);
+    return r;
+}
+
+void engine_destroy(struct engine **e_ptr)
+{
+    struct engine *e = *e_ptr;
+    if (e == NULL)
+        return;
+    if (e->gpu != NULL) {
+        struct gpu_buffer *buffers[] = {
+            &e->angles,        &e->step_host,   &e->step_device, &e->x,      &e->normed,
+            &e->qkv,           &e->attn,        &e->gate_up,     &e->hidden, &e->logits,
+            &e->tokens_device, &e->tokens_host, &e->logits_host};
+        for (size_t i = 0; i < ARRAY_LEN(buffers); i++)
+            gpu_buffer_destroy(e->gpu, buffers[i]);
+        for (uint32_t i = 0; e->kv_buffers != NULL && i < e->model->n_layer; i++)
+            gpu_buffer_destroy(e->gpu, &e->kv_buffers[i]);
+        weights_free(&e->weights, e->gpu);
+        kernels_destroy(&e->kernels);
+        gpu_destroy(&e->gpu);
+    }
+    for (uint32_t i = 0; e->slots != NULL && i < e->info.max_seqs; i++) {
+        free(e->slots[i].tokens);
+        free(e->slots[i].pages);
+    }
+    kv_destroy(&e->kv);
+    free(e->kv_buffers);
+    free(e->slots);
+    free(e->order);
+    free(e->events);
+    free(e->plan.rows);
+    free(e);
+    *e_ptr = NULL;
+}
+
+const struct engine_info *engine_info(const struct engine *e)
+{
+    return &e->info;
+}
+
+unsigned engine_validation_errors(const struct engine *e)
+{
+    return gpu_validation_errors(e->gpu);
+}
+
+/* ---- sequences ---- */
+
+static struct sequence *find(const struct engine *e, uint64_t id)
+{
+    for (uint32_t i = 0; i < e->live; i++) {
+        if (e->order[i]->id == id)
+            return e->order[i];
+    }
+    return NULL;
+}
+
+static enum err check_request(const struct engine *e, const struct engine_request *r,
+                              struct err_msg *why)
+{
+    if (r->prompt_count == 0 || r->prompt_count >= e->info.max_ctx)
+        return err_set(why, ERR_RANGE,
+                       "prompt of %zu tokens: expected 1 to %u (the context holds %u)",
+                       r->prompt_count, e->info.max_ctx - 1, e->info.max_ctx);
+    if (r->completion_count >= e->info.max_ctx - r->prompt_count ||
+        r->completion_count >= r->max_tokens)
+        return err_set(
+            why, ERR_RANGE,
+            "checkpoint of %zu tokens after a prompt of %zu: nothing is left to generate",
+            r->completion_count, r->prompt_count);
+    if (r->stop_tokens_count > MAX_STOP_TOKENS)
+        return err_set(why, ERR_RANGE, "%zu stop tokens: at most %d", r->stop_tokens_count,
+                       MAX_STOP_TOKENS);
+    for (size_t i = 0; i < r->prompt_count + r->completion_count; i++) {
+        uint32_t id = i < r->prompt_count ? r->prompt[i] : r->completion[i - r->prompt_count];
+        if (id >= e->model->n_vocab)
+            return err_set(why, ERR_RANGE, "token id %u at position %zu: the vocabulary has %u", id,
+                           i, e->model->n_vocab);
+    }
+    if (!isfinite(r->temperature) || r->temperature < 0 || !isfinite(r->top_p) ||
+        !isfinite(r->min_p))
+        return err_set(why, ERR_RANGE,
+                       "sampling parameters must be finite, temperature not negative");
+    if (find(e, r->id) != NULL)
+        return err_set(why, ERR_CONFLICT, "sequence id %llu is live already",
+                       (unsigned long long)r->id);
+    if (e->live == e->info.max_seqs)
+        return err_set(why, ERR_FULL, "%u sequences are live, the most there can be", e->live);
+    return ERR_OK;
+}
+
+static struct sequence *free_slot(struct engine *e)
+{
+    for (uint32_t i = 0; i < e->info.max_seqs; i++) {
+        if (e->slots[i].arrival == 0)
+            return &e->slots[i];
+    }
+    return NULL;
+}
+
+enum err engine_add(struct engine *e, const struct engine_request *r, struct err_msg *why)
+{
+    enum err bad = check_request(e, r, why);
+    if (bad != ERR_OK)
+        return bad;
+    struct sequence *s = free_slot(e);
+    uint32_t *tokens = s->tokens, *pages = s->pages;
+    uint64_t room = e->info.max_ctx - r->prompt_count;
+    *s = (struct sequence){
+        .id = r->id,
+        .arrival = ++e->arrivals,
+        .slot = s->slot,
+        .tokens = tokens,
+        .pages = pages,
+        .prompt_count = (uint32_t)r->prompt_count,
+        .tokens_count = (uint32_t)(r->prompt_count + r->completion_count),
+        .tokens_limit = (uint32_t)(r->prompt_count + min_u64(max_u64(r->max_tokens, 1), room)),
+        .min_tokens = r->min_tokens,
+        .stop_tokens_count = (uint32_t)r->stop_tokens_count,
+        .sampling = {.temperature = r->temperature,
+                     .top_p = r->top_p,
+                     .min_p = r->min_p,
+                     .top_k = r->top_k,
+                     .seed_low = (uint32_t)r->seed,
+                     .seed_high = (uint32_t)(r->seed >> 32),
+                     .choice = r->choice},
+    };
+    memcpy(tokens, r->prompt, r->prompt_count * sizeof *tokens);
+    if (r->completion_count > 0)
+        memcpy(tokens + r->prompt_count, r->completion, r->completion_count * sizeof *tokens);
+    if (r->stop_tokens_count > 0)
+        memcpy(s->stop_tokens, r->stop_tokens, r->stop_tokens_count * sizeof *s->stop_tokens);
+    e->order[e->live++] = s;
+    return ERR_OK;
+}
+
+static void end_sequence(struct engine *e, struct sequence *s)
+{
+    sequence_drop_pages(e, s);
+    uint32_t i = 0;
+    while (e->order[i] != s)
+        i++;
+    memmove(&e->order[i], &e->order[i + 1], (e->live - i - 1) * sizeof *e->order);
+    e->live--;
+    s->arrival = 0;
+}
+
+void engine_remove(struct engine *e, uint64_t id)
+{
+    struct sequence *s = find(e, id);
+    if (s != NULL)
+        end_sequence(e, s);
+}
+
+void engine_preempt(struct engine *e, uint64_t id)
+{
+    struct sequence *s = find(e, id);
+    if (s != NULL && s->active) {
+        sequence_drop_pages(e, s);
+        e->preemptions++;
+    }
+}
+
+const uint32_t *engine_completion(const struct engine *e, uint64_t id, size_t *ret_count)
+{
+    const struct sequence *s = find(e, id);
+    if (s == NULL)
+        return NULL;
+    *ret_count = s->tokens_count - s->prompt_count;
+    return s->tokens + s->prompt_count;
+}
+
+uint32_t engine_live(const struct engine *e)
+{
+    return e->live;
+}
+
+uint64_t engine_kv_tokens_free(const struct engine *e)
+{
+    return (uint64_t)kv_available(e->kv) * PAGE_TOKENS;
+}
+
+uint64_t engine_preemptions(const struct engine *e)
+{
+    return e->preemptions;
+}
+
+uint64_t engine_vram_free(struct engine *e)
+{
+    return gpu_memory_free(e->gpu);
+}
+
+/* ---- a step ---- */
+
+/* Writes the planned rows into the host's copy of the step input; returns the bytes that have to
+ * travel. */
+static uint64_t write_step(struct engine *e)
+{
+    char *host = e->step_host.mapped;
+    uint32_t *ids = (uint32_t *)(host + e->layout.ids), *pos = (uint32_t *)(host + e->layout.pos);
+    uint32_t *seq = (uint32_t *)(host + e->layout.seq),
+             *idx = (uint32_t *)(host + e->layout.logit_idx);
+    struct sample_row *samples = (struct sample_row *)(host + e->layout.samples);
+    uint32_t *banned = (uint32_t *)(host + e->layout.banned), banned_count = 0;
+    uint32_t *table = (uint32_t *)(host + e->layout.pages);
+
+    e->logit_rows = 0;
+    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
+        const struct step_row *row = &e->plan.rows[r];
+        struct sequence *s = row->seq;
+        ids[r] = s->tokens[row->position];
+        pos[r] = row->position;
+        seq[r] = s->slot;
+        if (!row->samples && !e->options.logits_all)
+            continue;
+        struct sample_row *sample = &samples[e->logit_rows];
+        *sample = (struct sample_row){.temperature = 0};
+        idx[e->logit_rows++] = r;
+        if (!row->samples)
+            continue;
+        *sample = s->sampling;
+        sample->position = s->tokens_count;
+        if (s->tokens_count - s->prompt_count < s->min_tokens) {
+            sample->banned_begin = banned_count;
+            sample->banned_count = s->stop_tokens_count;
+            memcpy(&banned[banned_count], s->stop_tokens, s->stop_tokens_count * sizeof *banned);
+            banned_count += s->stop_tokens_count;
+        }
+    }
+    for (uint32_t i = 0; i < e->live; i++) {
+        const struct sequence *s = e->order[i];
+        if (s->planned > 0)
+            memcpy(&table[(size_t)s->slot * e->pages_stride], s->pages,
+                   s->pages_count * sizeof *table);
+    }
+    return e->layout.banned + banned_count * sizeof *banned;
+}
+
+static enum err run_step(struct engine *e, struct err_msg *why)
+{
+    enum err r = gpu_begin(e->gpu, why);
+    if (r != ERR_OK)
+        return r;
+    gpu_mark(e->gpu, "begin");
+    gpu_copy(e->gpu, &e->step_host, 0, &e->step_device, 0, write_step(e));
+    gpu_barrier(e->gpu);
+    forward_record(e);
+    if (e->logit_rows > 0)
+        gpu_copy(e->gpu, &e->tokens_device, 0, &e->tokens_host, 0,
+                 e->logit_rows * sizeof(uint32_t));
+    gpu_mark(e->gpu, "end");
+    r = gpu_submit(e->gpu, why);
+    return r == ERR_OK ? gpu_wait(e->gpu, why) : r;
+}
+
+static enum engine_finish take_token(struct engine *e, struct sequence *s, uint32_t token)
+{
+    s->tokens[s->tokens_count++] = token;
+    for (uint32_t i = 0; i < s->stop_tokens_count; i++) {
+        if (s->stop_tokens[i] == token)
+            return ENGINE_STOP;
+    }
+    return s->tokens_count >= s->tokens_limit || s->tokens_count >= e->info.max_ctx
+               ? ENGINE_LENGTH
+               : ENGINE_RUNNING;
+}
+
+/* Hands out logits and tokens of the step that has run; ends what is finished. */
+static size_t collect(struct engine *e)
+{
+    const uint32_t *tokens = e->tokens_host.mapped;
+    size_t events = 0;
+    uint32_t logit_row = 0;
+    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
+        const struct step_row *row = &e->plan.rows[r];
+        struct sequence *s = row->seq;
+        if (!row->samples && !e->options.logits_all)
+            continue;
+        if (e->options.logits_fn != NULL) {
+            const float *logits = e->logits_host.mapped;
+            e->options.logits_fn(e->options.logits_user, s->id, row->position,
+                                 logits + (size_t)logit_row * e->model->n_vocab);
+        }
+        uint32_t token = tokens[logit_row++];
+        if (!row->samples)
+            continue;
+        struct engine_event *ev = &e->events[events++];
+        *ev = (struct engine_event){.id = s->id,
+                                    .token = token,
+                                    .finish = take_token(e, s, token),
+                                    .prompt_count = s->prompt_count,
+                                    .cached_count = s->cached_count};
+        if (ev->finish != ENGINE_RUNNING)
+            end_sequence(e, s);
+    }
+    return events;
+}
+
+static uint64_t step_gpu_ns(const struct engine *e)
+{
+    const char *names[2];
+    uint64_t ns[2];
+    return gpu_marks(e->gpu, names, ns, 2) == 2 ? ns[1] - ns[0] : 0;
+}
+
+enum err engine_step(struct engine *e, const struct engine_event **ret_events, size_t *ret_count,
+                     struct engine_step_stats *ret_stats, struct err_msg *why)
+{
+    if (e->live == 0)
+        return err_set(why, ERR_AGAIN, "no sequences");
+    uint64_t start_ns = clock_mono_ns();
+    plan_step(e);
+    if (e->plan.rows_count == 0)
+        return err_set(why, ERR_INTERNAL,
+                       "no sequence can go on: %u live, %u of %u KV pages available", e->live,
+                       kv_available(e->kv), kv_pages(e->kv));
+    enum err r = run_step(e, why);
+    if (r != ERR_OK)
+        return r;
+    plan_commit(e);
+    *ret_count = collect(e);
+    *ret_events = e->events;
+    if (ret_stats != NULL) {
+        uint32_t running = 0;
+        for (uint32_t i = 0; i < e->live; i++)
+            running += e->order[i]->active;
+        *ret_stats = (struct engine_step_stats){.prefill_tokens = e->plan.prefill_rows,
+                                                .decode_tokens = e->plan.decode_rows,
+                                                .running = running,
+                                                .waiting = e->live - running,
+                                                .gpu_ns = step_gpu_ns(e),
+                                                .wall_ns = clock_mono_ns() - start_ns};
+    }
+    return ERR_OK;
+}

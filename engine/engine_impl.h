@@ -1,0 +1,142 @@
+/* What the engine's files share; nobody else includes this.
+ *
+ *   engine.c    create, destroy, add, remove, the step from plan to events
+ *   plan.c      which tokens of which sequences a step computes: pages, preemption, prefix sharing
+ * (no Vulkan) forward.c   the transformer: records one forward pass over the planned rows weights.c
+ * tensors onto the device */
+#ifndef OCTO_ENGINE_IMPL_H
+#define OCTO_ENGINE_IMPL_H
+
+#include "engine/engine.h"
+#include "engine/kernels.h"
+#include "engine/kv.h"
+
+enum { MAX_STOP_TOKENS = 128 };
+
+/* A live sequence.
+ *
+ *   WAITING --plan: pages found--> ACTIVE --stop, length, remove--> gone
+ *      ^                             |
+ *      +------ out of pages ---------+   (its tokens stay, its pages go)
+ *
+ * WAITING: pages_count == 0, computed == 0.
+ * ACTIVE:  pages cover at least `computed` tokens; computed < tokens_count. One token short of all:
+ * it decodes; more: it prefills. */
+struct sequence {
+    uint64_t id;
+    uint64_t arrival; /* order of engine_add: older ones keep their pages */
+    uint32_t slot;    /* row of the page table */
+    bool active;
+    uint32_t *tokens; /* prompt, then completion; capacity max_ctx */
+    uint32_t tokens_count;
+    uint32_t prompt_count;
+    uint32_t computed;     /* tokens whose K and V are in the pages */
+    uint32_t cached_count; /* of the prompt, at first admission */
+    bool admitted_before;
+    uint32_t *pages; /* capacity max_ctx / PAGE_TOKENS rounded up */
+    uint32_t pages_count;
+    uint32_t published;    /* leading pages that are findable or shared */
+    uint64_t chain;        /* kv_chain() of the last of those */
+    uint32_t planned;      /* rows in the step being built */
+    uint32_t tokens_limit; /* tokens_count at which it ends: length */
+    uint32_t min_tokens;
+    uint32_t stop_tokens[MAX_STOP_TOKENS];
+    uint32_t stop_tokens_count;
+    struct sample_row sampling; /* position, banned_* are set each step */
+};
+
+/* A step's rows on the host, copied to the device in one piece. Offsets in bytes. */
+struct step_layout {
+    uint64_t ids, pos, seq; /* uint [max_rows] each */
+    uint64_t logit_idx;     /* uint [max_rows]: row of each row that gets logits */
+    uint64_t samples;       /* struct sample_row [max_rows] */
+    uint64_t pages;         /* uint [max_seqs][pages_stride] */
+    uint64_t banned;        /* uint [max_seqs * MAX_STOP_TOKENS] */
+    uint64_t total;
+};
+
+struct step_row {
+    struct sequence *seq;
+    uint32_t position;
+    bool samples;
+};
+
+struct plan {
+    struct step_row *rows; /* [max_rows] */
+    uint32_t rows_count;
+    uint32_t decode_rows;
+    uint32_t prefill_rows;
+};
+
+struct weight {
+    uint64_t address;
+    enum tensor_type type;
+    uint32_t rows, cols; /* a vector: 1 x n */
+};
+
+struct layer_weights {
+    struct weight attn_norm, q, q_bias, k, k_bias, v, v_bias, attn_output, ffn_norm, ffn_gate,
+        ffn_up, ffn_down;
+    uint64_t kv_address; /* this layer's page pool */
+};
+
+struct weights {
+    struct gpu_buffer *slabs;
+    size_t slabs_count;
+    uint64_t bytes;
+    struct weight token_embd, output_norm, output;
+    struct layer_weights *layers;
+};
+
+struct engine {
+    const struct model *model;
+    struct engine_options options;
+    struct engine_info info;
+    struct gpu *gpu;
+    struct kernels *kernels;
+    struct weights weights;
+
+    /* Sizes. */
+    uint32_t max_rows;       /* rows a step */
+    uint32_t max_logit_rows; /* rows of one head pass */
+    uint32_t pages_stride;
+    uint32_t page_bytes;   /* of one layer */
+    float attention_scale; /* 1 / sqrt(head_size) */
+    struct step_layout layout;
+
+    /* Device memory. Activations are F32 [max_rows][...]. */
+    struct gpu_buffer *kv_buffers; /* [n_layer] */
+    struct gpu_buffer angles;
+    struct gpu_buffer step_host, step_device;
+    struct gpu_buffer x, normed, qkv, attn, gate_up, hidden;
+    struct gpu_buffer logits;                     /* [max_logit_rows][n_vocab] */
+    struct gpu_buffer tokens_device, tokens_host; /* uint [max_rows]: sampled ids */
+    struct gpu_buffer logits_host;                /* only with logits_fn: [max_rows][n_vocab] */
+
+    /* Sequences. */
+    struct kv *kv;
+    struct sequence *slots;  /* [max_seqs] */
+    struct sequence **order; /* live ones, by arrival */
+    uint32_t live;
+    uint64_t arrivals;
+    uint64_t preemptions;
+    struct plan plan;
+    struct engine_event *events;
+    uint32_t logit_rows; /* of the step in flight */
+};
+
+/* weights.c */
+enum err weights_load(struct weights *w, struct gpu *g, const struct model *m,
+                      struct err_msg *why) MUST_CHECK;
+void weights_free(struct weights *w, struct gpu *g);
+
+/* plan.c */
+void plan_step(struct engine *e);
+/* After the forward pass: moves `computed` on and makes full pages findable. */
+void plan_commit(struct engine *e);
+void sequence_drop_pages(struct engine *e, struct sequence *s);
+
+/* forward.c: records the pass over e->plan between gpu_begin and gpu_submit. */
+void forward_record(struct engine *e);
+
+#endif

@@ -1,0 +1,141 @@
+/* A model's tensors onto the device, in the kernels' layout. Tensors are packed into few large
+ * buffers. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "engine/engine_impl.h"
+
+enum { ALIGN_BYTES = 256 };
+static const uint64_t SLAB_BYTES = UINT64_C(1) << 30;
+
+struct item {
+    const struct gguf_tensor *tensor;
+    struct weight *dst;
+    bool is_vector; /* F32, uploaded as it is */
+    uint64_t bytes; /* on the device */
+    size_t slab;
+    uint64_t offset;
+};
+
+struct loader {
+    struct weights *w;
+    struct gpu *gpu;
+    struct item *items;
+    size_t count;
+};
+
+static void add(struct loader *l, const struct gguf_tensor *t, struct weight *dst, bool is_vector)
+{
+    if (t == NULL)
+        return;
+    struct item *i = &l->items[l->count++];
+    *i = (struct item){.tensor = t, .dst = dst, .is_vector = is_vector};
+    *dst = (struct weight){
+        .type = t->type, .cols = (uint32_t)t->dims[0], .rows = (uint32_t)t->dims[1]};
+    i->bytes = is_vector ? t->bytes : kernel_weight_bytes(t->type, t->dims[1], t->dims[0]);
+}
+
+static void add_all(struct loader *l, const struct model *m)
+{
+    struct weights *w = l->w;
+    add(l, m->token_embd, &w->token_embd, false);
+    add(l, m->output_norm, &w->output_norm, true);
+    if (m->output != m->token_embd)
+        add(l, m->output, &w->output, false);
+    for (uint32_t i = 0; i < m->n_layer; i++) {
+        const struct model_layer *s = &m->layers[i];
+        struct layer_weights *d = &w->layers[i];
+        add(l, s->attn_norm, &d->attn_norm, true);
+        add(l, s->attn_q, &d->q, false);
+        add(l, s->attn_q_bias, &d->q_bias, true);
+        add(l, s->attn_k, &d->k, false);
+        add(l, s->attn_k_bias, &d->k_bias, true);
+        add(l, s->attn_v, &d->v, false);
+        add(l, s->attn_v_bias, &d->v_bias, true);
+        add(l, s->attn_output, &d->attn_output, false);
+        add(l, s->ffn_norm, &d->ffn_norm, true);
+        add(l, s->ffn_gate, &d->ffn_gate, false);
+        add(l, s->ffn_up, &d->ffn_up, false);
+        add(l, s->ffn_down, &d->ffn_down, false);
+    }
+}
+
+/* Gives every item its place; fills slab sizes. Returns the number of slabs. */
+static size_t place(struct loader *l, uint64_t *slab_bytes)
+{
+    size_t slabs = 0;
+    for (size_t k = 0; k < l->count; k++) {
+        struct item *i = &l->items[k];
+        uint64_t bytes = div_up(i->bytes, ALIGN_BYTES) * ALIGN_BYTES;
+        if (slabs == 0 || slab_bytes[slabs - 1] + bytes > max_u64(SLAB_BYTES, bytes))
+            slab_bytes[slabs++] = 0;
+        i->slab = slabs - 1;
+        i->offset = slab_bytes[slabs - 1];
+        slab_bytes[slabs - 1] += bytes;
+    }
+    return slabs;
+}
+
+static enum err upload(struct loader *l, const struct item *i, struct err_msg *why)
+{
+    const struct gguf_tensor *t = i->tensor;
+    const struct gpu_buffer *slab = &l->w->slabs[i->slab];
+    enum err e;
+    if (i->is_vector) {
+        e = gpu_upload(l->gpu, slab, i->offset, t->data, t->bytes, why);
+    } else {
+        void *repacked = malloc(i->bytes);
+        if (repacked == NULL)
+            return err_set(why, ERR_NOMEM, "out of memory: %llu bytes for tensor %.*s",
+                           (unsigned long long)i->bytes, STR_ARG(t->name));
+        e = kernel_weight_repack(t->type, t->dims[1], t->dims[0], t->data, repacked, why);
+        if (e == ERR_OK)
+            e = gpu_upload(l->gpu, slab, i->offset, repacked, i->bytes, why);
+        free(repacked);
+    }
+    if (e != ERR_OK)
+        return err_prefix(why, e, "tensor %.*s", STR_ARG(t->name));
+    i->dst->address = slab->address + i->offset;
+    return ERR_OK;
+}
+
+enum err weights_load(struct weights *w, struct gpu *g, const struct model *m, struct err_msg *why)
+{
+    struct loader l = {.w = w, .gpu = g};
+    size_t most = 3 + (size_t)m->n_layer * 12;
+    l.items = calloc(most, sizeof *l.items);
+    uint64_t *slab_bytes = calloc(most, sizeof *slab_bytes);
+    w->slabs = calloc(most, sizeof *w->slabs);
+    w->layers = calloc(m->n_layer, sizeof *w->layers);
+    enum err e = ERR_OK;
+    if (l.items == NULL || slab_bytes == NULL || w->slabs == NULL || w->layers == NULL) {
+        e = err_set(why, ERR_NOMEM, "out of memory for the tensor table");
+        goto fail;
+    }
+    add_all(&l, m);
+    w->slabs_count = place(&l, slab_bytes);
+    for (size_t i = 0; i < w->slabs_count; i++) {
+        e = gpu_buffer_create(g, GPU_DEVICE, slab_bytes[i], "weights", &w->slabs[i], why);
+        if (e != ERR_OK)
+            goto fail;
+        w->bytes += slab_bytes[i];
+    }
+    for (size_t i = 0; i < l.count && e == ERR_OK; i++)
+        e = upload(&l, &l.items[i], why);
+    if (e == ERR_OK && m->output == m->token_embd)
+        w->output = w->token_embd;
+fail:
+    free(l.items);
+    free(slab_bytes);
+    return e;
+}
+
+void weights_free(struct weights *w, struct gpu *g)
+{
+    for (size_t i = 0; i < w->slabs_count; i++)
+        gpu_buffer_destroy(g, &w->slabs[i]);
+    free(w->slabs);
+    free(w->layers);
+    *w = (struct weights){0};
+}
