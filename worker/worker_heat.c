@@ -7,6 +7,8 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+enum { READING_KEEPS_S = 5 }; /* an older one is told to nobody */
+
 enum err heat_open(struct worker *w, struct err_msg *why)
 {
     struct heat *h = &w->heat;
@@ -89,10 +91,13 @@ static void begin_reading(struct worker *w, uint64_t now_ns)
     h->reading_now = uv_queue_work(&w->loop, &h->work, read_sensor, sensor_was_read) == 0;
 }
 
-static void tell_session(struct worker *w, double delay_ms)
+static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
 {
+    static const struct governor_input nothing;
     struct heat *h = &w->heat;
-    const struct governor_input *in = &h->reading;
+    bool fresh =
+        h->reading.read_ns != 0 && now_ns - h->reading.read_ns <= READING_KEEPS_S * NS_PER_S;
+    const struct governor_input *in = fresh ? &h->reading : &nothing;
     struct thread_stats stats = engine_thread_stats(w->engine);
     struct headroom room = {
         .temp_c = in->have_temp ? in->temp_c : 0,
@@ -125,7 +130,7 @@ void heat_tick(struct worker *w, uint64_t now_ns)
         h->said_blind = true;
     }
     engine_thread_set_delay(w->engine, delay_ms);
-    tell_session(w, delay_ms);
+    tell_session(w, delay_ms, now_ns);
 }
 
 void heat_close(struct worker *w)
