@@ -111,7 +111,20 @@ static enum msg_type receive(struct peer *p, int timeout_ms)
     return p->m.type;
 }
 
-#define EXPECT(p, want) CHECK_STR(proto_type_name(receive(p, TIMEOUT_MS)), proto_type_name(want))
+/* A script goes no further without the message it waits for. */
+static void expect(struct peer *p, enum msg_type want, int line)
+{
+    enum msg_type got = receive(p, TIMEOUT_MS);
+    check_count++;
+    if (got == want)
+        return;
+    fprintf(stderr, "line %d: got %s, expected %s\n", line, proto_type_name(got),
+            proto_type_name(want));
+    check_failures++;
+    exit(check_report());
+}
+
+#define EXPECT(p, want) expect(p, want, __LINE__)
 
 /* ---- clients ---- */
 
@@ -336,7 +349,7 @@ static void test_run(void)
 /* A worker goes silent: another gets its job, and its late result is dropped. */
 static void test_silent_worker(void)
 {
-    pid_t broker = start("silent", "50", "100000");
+    pid_t broker = start("silent", "200", "100000");
     struct peer c = open_peer(), w1 = open_peer(), w2 = open_peer();
     make_batch(&c, "b", 1);
     say_hello(&w1, "w1", NULL, 0);
@@ -377,14 +390,14 @@ static void test_silent_worker(void)
 /* A worker that beats, but never names its job: the lease ends. */
 static void test_lease_expiry(void)
 {
-    pid_t broker = start("lease", "100", "300");
+    pid_t broker = start("lease", "200", "400");
     struct peer c = open_peer(), w = open_peer();
     make_batch(&c, "b", 1);
     say_hello(&w, "w", NULL, 0);
     pull(&w, 2);
     EXPECT(&w, MSG_TYPE_GRANT);
     uint64_t first = w.m.grant.jobs.items[0].epoch;
-    for (int i = 0; i < 8; i++) { /* named: goes on beyond 300 ms */
+    for (int i = 0; i < 8; i++) { /* named: goes on beyond 400 ms */
         beat(&w, 1, first);
         EXPECT(&w, MSG_TYPE_BEAT_OK);
         CHECK_INT(w.m.beat_ok.cancel.count, 0);
@@ -493,7 +506,7 @@ static void drop_ref(struct held *h, uint64_t job)
 static void test_kill_broker(void)
 {
     struct check_rng rng = check_rng_start(7);
-    pid_t broker = start("kill", "100", "60000");
+    pid_t broker = start("kill", "200", "60000");
     struct peer c = open_peer(), w = open_peer();
     bool acked[KILL_LINES + 1] = {false};
     struct held held = {0};
@@ -525,7 +538,7 @@ static void test_kill_broker(void)
             if (acks >= next_kill && kills < KILLS) {
                 kill(broker, SIGKILL);
                 CHECK_INT(reap(broker), 128 + SIGKILL);
-                broker = spawn(ledger, endpoint, "100", "60000");
+                broker = spawn(ledger, endpoint, "200", "60000");
                 kills++;
                 next_kill = acks + 5 + check_rng_below(&rng, 12);
             }
