@@ -99,9 +99,15 @@ static inline bool same_fields(const struct proto_schema *s, const char *x, cons
         const struct proto_field *f = &s->fields[i];
         struct proto_list l, m;
         struct str t, u;
+        double v, w;
         switch (f->kind) {
+        case PROTO_KIND_F64: /* numbers: -0.0 and 0.0 are one */
+            memcpy(&v, x + f->offset, sizeof v);
+            memcpy(&w, y + f->offset, sizeof w);
+            if (v != w)
+                return false;
+            break;
         case PROTO_KIND_U64:
-        case PROTO_KIND_F64:
             if (memcmp(x + f->offset, y + f->offset, 8) != 0)
                 return false;
             break;
