@@ -64,7 +64,7 @@ void worker_tick(struct server *s)
             struct msg m = {.type = MSG_TYPE_RECONNECT};
             m.reconnect.reason =
                 STR_LIT("the ledger had trouble: say HELLO and send results again");
-            w->lost_result_ns = 0;
+            w->lost_result_ns = s->now_ns; /* once a second, until the HELLO comes */
             server_send(s, &w->peer, &m);
         }
     }
@@ -169,10 +169,13 @@ static void hello(struct server *s, const struct proto_peer *from, const struct 
              lost_count);
     if (old != NULL) {
         if (old->state != SESSION_LOST) {
-            size_t jobs = jobs_release_owner(s->jobs, old->number, true, "worker restarted");
+            /* who still holds leases has not died: the others never reached it, and cost nothing */
+            bool died = h->holding.count == 0;
+            size_t jobs = jobs_release_owner(s->jobs, old->number, died,
+                                             died ? "worker restarted" : "grant not received");
             if (jobs > 0)
-                log_warn("worker restarted, its earlier jobs go on worker=%s jobs=%zu", w->worker,
-                         jobs);
+                log_warn("worker said HELLO anew, jobs it does not hold go on worker=%s jobs=%zu",
+                         w->worker, jobs);
         }
         free_session(old);
     }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include <zmq.h>
@@ -606,6 +607,58 @@ static void test_reclaim(void)
     CHECK_INT(stop(broker), 0);
 }
 
+/* ---- a full disk ---- */
+
+static void limit_file_size(pid_t pid, rlim_t bytes)
+{
+    struct rlimit r;
+    CHECK(prlimit(pid, RLIMIT_FSIZE, NULL, &r) == 0);
+    r.rlim_cur = bytes;
+    CHECK(prlimit(pid, RLIMIT_FSIZE, &r, NULL) == 0);
+}
+
+static void test_full_disk(void)
+{
+    static char big[1 << 20];
+    pid_t broker = start("full", "1000", "60000");
+    struct peer c = open_peer(), w = open_peer();
+    make_batch(&c, "b", 2);
+    say_hello(&w, "w", NULL, 0);
+    pull(&w, 1);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    struct rec_JOB_REF ref = {w.m.grant.jobs.items[0].job, w.m.grant.jobs.items[0].epoch};
+    memset(big, 'x', sizeof big - 1);
+    limit_file_size(broker, 200 << 10);
+    send_result(&w, ref.job, ref.epoch, big);
+    for (int i = 0; i < 1000 && status(&c, "b")->problem.len == 0; i++)
+        ;
+    char problem[512];
+    snprintf(problem, sizeof problem, "%.*s", STR_ARG(status(&c, "b")->problem));
+    CHECK_HAS(problem, "storage: ledger");
+    struct rec_LINE line = {.line = 1, .hash = 1, .body = {big, sizeof big}};
+    struct msg m = {.type = MSG_TYPE_SUBMIT};
+    m.submit.batch = STR_LIT("open");
+    m.submit.lines.items = &line;
+    m.submit.lines.count = 1;
+    limit_file_size(broker, RLIM_INFINITY);
+    CHECK_INT(batch_new(&c, "open", "", ""), MSG_TYPE_BATCH_OK); /* it goes on at once */
+    limit_file_size(broker, 200 << 10);
+    CHECK_INT(call(&c, &m), MSG_TYPE_ERROR);
+    CHECK(str_eq(c.m.error.code, STR_LIT("storage")));
+    limit_file_size(broker, RLIM_INFINITY);
+    EXPECT(&w, MSG_TYPE_RECONNECT); /* no acknowledgement: the worker is told to send again */
+    say_hello(&w, "w", &ref, 1);
+    CHECK_INT(w.m.welcome.lost.count, 0);
+    CHECK_INT(outcome(&w, ref.job, ref.epoch, big), 0);
+    CHECK_INT(status(&c, "b")->done, 1);
+    CHECK_INT(status(&c, "b")->problem.len, 0);
+    pull(&w, 1);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    close_peer(&c);
+    close_peer(&w);
+    CHECK_INT(stop(broker), 0);
+}
+
 /* ---- garbage, and starting wrongly ---- */
 
 static void test_garbage(void)
@@ -674,6 +727,7 @@ int main(int argc, char **argv)
     test_poison_and_cancel();
     test_kill_broker();
     test_reclaim();
+    test_full_disk();
     test_garbage();
     test_starting();
     zmq_ctx_term(ctx);
