@@ -5,6 +5,7 @@
  * 2 and 3. */
 #include <inttypes.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -111,6 +112,17 @@ static enum err take_str(struct reader *r, struct str *ret)
     return e;
 }
 
+static bool is_printable(struct str name)
+{
+    for (size_t i = 0; i < name.len; i++) {
+        unsigned char c = (unsigned char)name.data[i];
+        bool c1 = c == 0xc2 && i + 1 < name.len && (unsigned char)name.data[i + 1] < 0xa0;
+        if (c < 0x20 || c == 0x7f || c1)
+            return false;
+    }
+    return utf8_is_valid(name.data, name.len);
+}
+
 /* A key or a tensor's name: shown to people, so it is text. */
 static enum err take_name(struct reader *r, size_t max, struct str *ret)
 {
@@ -121,8 +133,8 @@ static enum err take_name(struct reader *r, size_t max, struct str *ret)
     if (name.len == 0 || name.len > max)
         return err_set(r->why, ERR_FORMAT, "%s is %zu bytes long, expected 1 to %zu", r->what,
                        name.len, max);
-    if (!utf8_is_valid(name.data, name.len) || memchr(name.data, '\0', name.len) != NULL)
-        return err_set(r->why, ERR_FORMAT, "%s is no UTF-8 text", r->what);
+    if (!is_printable(name))
+        return err_set(r->why, ERR_FORMAT, "%s is no printable UTF-8 text", r->what);
     *ret = name;
     return ERR_OK;
 }
