@@ -22,7 +22,9 @@ static const struct option table[] = {
     {"list-devices", 0, OPTION_FLAG, AT(list_devices),
      .help = "print the devices there are, and leave"},
     {"name", 0, OPTION_STRING, AT(name), .arg = "NAME",
-     .help = "the worker's name in the broker's lists (default HOST:DEVICE_NUMBER)"},
+     .help =
+         "the worker's name in the broker's lists (default HOST:DEVICE_NUMBER, and #2 .. for more "
+         "workers there); no two may share one"},
     {"chat-template", 0, OPTION_STRING, AT(chat_template), .arg = "NAME",
      .help = "chat template instead of the file's: chatml"},
     {"pre-tokenizer", 0, OPTION_STRING, AT(pre_tokenizer), .arg = "NAME",

@@ -2,19 +2,23 @@
  */
 #include "worker/worker.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "base/utf8.h"
 #include "octo_build.h"
 #include "worker/worker_impl.h"
 
-enum { STOP_MOST_S = 30 };
+enum { STOP_MOST_S = 30, MAX_TWINS = 64 };
 
 /* Cut to what the protocol takes, at a character's end. */
 static void copy_id(char out[PROTO_MAX_ID_BYTES + 1], const char *text)
@@ -81,6 +85,28 @@ static enum err open_engine(struct worker *w, const struct gpu_device_info *devi
     return engine_thread_start(engine_real_open, &real, &w->engine, why);
 }
 
+/* HOST:DEVICE_NUMBER, and #2, #3 .. for more workers on the same one: a name must be stable, so
+ * that the broker knows a worker that comes back, but two that run must not share one, or each
+ * takes the other's jobs away. An abstract socket is the claim: the kernel gives it back however
+ * the process ends. */
+static void claim_name(struct worker *w, uint32_t device)
+{
+    w->claim = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    for (int i = 1; i <= MAX_TWINS; i++) {
+        char name[160], suffix[16] = "", key[33];
+        if (i > 1)
+            snprintf(suffix, sizeof suffix, "#%d", i);
+        snprintf(name, sizeof name, "%.100s:%u%s", w->host, device, suffix);
+        copy_id(w->name, name);
+        hash128_hex(name, strlen(name), key);
+        struct sockaddr_un at = {.sun_family = AF_UNIX}; /* a NUL first: no file */
+        snprintf(at.sun_path + 1, sizeof at.sun_path - 1, "octoflow-worker-%s", key);
+        if (w->claim < 0 || bind(w->claim, (struct sockaddr *)&at, sizeof at) == 0 ||
+            errno != EADDRINUSE)
+            return;
+    }
+}
+
 /* Everything messages and results say about this worker. */
 static void describe(struct worker *w, const struct gpu_device_info *device)
 {
@@ -88,8 +114,10 @@ static void describe(struct worker *w, const struct gpu_device_info *device)
     char text[512];
     uv_os_gethostname(text, &(size_t){sizeof text});
     copy_id(w->host, text);
-    snprintf(text, sizeof text, "%s:%u", w->host, device->index);
-    copy_id(w->name, w->options->name != NULL ? w->options->name : text);
+    if (w->options->name != NULL)
+        copy_id(w->name, w->options->name);
+    else
+        claim_name(w, device->index);
     copy_id(w->device, info->device.name);
     copy_id(w->driver, info->device.driver);
     snprintf(text, sizeof text, "%s shaders %.12s", OCTO_BUILD, info->build);
@@ -169,11 +197,13 @@ static void close_worker(struct worker *w)
     chat_template_destroy(&w->chat);
     tokenizer_destroy(&w->tokenizer);
     model_close(&w->model);
+    if (w->claim >= 0)
+        close(w->claim);
 }
 
 int worker_main(const struct worker_options *o)
 {
-    struct worker w = {.options = o, .parent = getppid()};
+    struct worker w = {.options = o, .parent = getppid(), .claim = -1};
     struct err_msg why = {{0}};
     if (o->die_with_parent)
         prctl(PR_SET_PDEATHSIG, SIGTERM);

@@ -39,6 +39,7 @@ struct worker {
     struct err_msg chat_problem;
     struct job_context context;
     struct session_config session_config;
+    int claim; /* socket that holds the default name; -1: none */
     char name[PROTO_MAX_ID_BYTES + 1], host[PROTO_MAX_ID_BYTES + 1];
     char device[PROTO_MAX_ID_BYTES + 1], driver[PROTO_MAX_ID_BYTES + 1];
     char build[PROTO_MAX_ID_BYTES + 1];

@@ -82,7 +82,8 @@ static void on_error(void *user, struct str code, struct str text)
     if (strcmp(line, w->last_error) != 0)
         log_error("the broker refuses a message error=\"%s\"", line);
     memcpy(w->last_error, line, sizeof line);
-    if (str_eq(code, STR_LIT("version"))) {
+    /* Another protocol, or another worker under this name: trying again would not help. */
+    if (str_eq(code, STR_LIT("version")) || str_eq(code, STR_LIT("conflict"))) {
         w->exit_code = WORKER_EXIT_FATAL;
         uv_stop(&w->loop);
     }
