@@ -3,6 +3,7 @@
  * protocol_doc --dict); otherwise a test that mutates random messages, seeded. */
 #include "proto/codec.h"
 
+#include "base/file.h"
 #include "tests/proto/random_msg.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -74,7 +75,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 #ifndef OCTO_LIBFUZZER
 
-enum { MAX_BYTES = 1 << 16, ROUNDS = 40000 };
+enum { MAX_BYTES = 1 << 16, ROUNDS = 40000, SEEDS = 300 };
 
 static size_t mutate(struct check_rng *r, uint8_t *bytes, size_t len)
 {
@@ -146,9 +147,29 @@ static enum err encode_something(struct check_rng *r, struct arena *arena, struc
     return proto_encode(&m, out, NULL);
 }
 
-int main(void)
+/* A corpus for libFuzzer to start from. */
+static int write_seeds(struct check_rng *rng, const char *dir)
+{
+    for (unsigned i = 0; i < SEEDS; i++) {
+        struct arena arena = {0};
+        struct buf b = {0}, path = {0};
+        struct err_msg why;
+        CHECK_ERR(encode_something(rng, &arena, &b), ERR_OK);
+        CHECK_ERR(buf_printf(&path, "%s/seed-%u", dir, i), ERR_OK);
+        CHECK_OK(file_write_atomic(buf_cstr(&path), b.data, b.len, &why), why);
+        buf_free(&b);
+        buf_free(&path);
+        arena_free(&arena);
+    }
+    return check_report();
+}
+
+/* fuzz_message [DIR]: the test, or the corpus into an existing folder. */
+int main(int argc, char **argv)
 {
     struct check_rng rng = check_rng_start(1);
+    if (argc > 1)
+        return write_seeds(&rng, argv[1]);
     static uint8_t bytes[MAX_BYTES];
     for (unsigned round = 0; round < ROUNDS; round++) {
         struct arena arena = {0};
