@@ -1,5 +1,6 @@
 /* A growable byte buffer. Zero-initialised is empty and valid; buf_free() makes it so again.
- * After an ERR_NOMEM the content is what it was before the call. `data` is NULL only while cap is 0. */
+ * After an ERR_NOMEM the content is what it was before the call. `data` is NULL only while cap is
+ * 0. */
 #ifndef OCTO_BASE_BUF_H
 #define OCTO_BASE_BUF_H
 

@@ -12,7 +12,8 @@ enum log_level { LOG_LEVEL_ERROR, LOG_LEVEL_WARN, LOG_LEVEL_INFO, LOG_LEVEL_DEBU
 /* Both may be called once, at start, before threads exist. `program` is kept, not copied. */
 void log_init(const char *program, enum log_level level);
 /* "error", "warn", "info", "debug"; ERR_USAGE otherwise. */
-enum err log_level_parse(const char *text, enum log_level *ret_level, struct err_msg *why) MUST_CHECK;
+enum err log_level_parse(const char *text, enum log_level *ret_level,
+                         struct err_msg *why) MUST_CHECK;
 enum log_level log_level_now(void);
 
 void log_line(enum log_level level, const char *fmt, ...) PRINTF_LIKE(2, 3);

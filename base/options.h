@@ -1,17 +1,19 @@
-/* Command-line options as a table: one row is the parser, the range check, the --help line and the row in
- * docs. All programs of OctoFlow use it.
+/* Command-line options as a table: one row is the parser, the range check, the --help line and the
+ * row in docs. All programs of OctoFlow use it.
  *
  *     struct my_opts { const char *model; int64_t max_tokens; double top_p; bool quiet; };
  *     static const struct option table[] = {
- *         {"model", 'm', OPTION_STRING, offsetof(struct my_opts, model), .arg = "FILE", .help = "..."},
+ *         {"model", 'm', OPTION_STRING, offsetof(struct my_opts, model), .arg = "FILE", .help =
+ * "..."},
  *         {"max-tokens", 0, OPTION_INT, offsetof(struct my_opts, max_tokens), .min = 1, .max = 1e6,
  *          .arg = "N", .help = "... (default 2048)"},
  *     };
  *
- * "--name value", "--name=value", "-m value", "-mvalue"; flags take no value ("--no-name" clears one);
- * "--" ends the options; options and positional arguments may mix. A value that does not parse, is out of
- * range or is missing gives one line naming the option, what was found and what was expected; an unknown
- * option names the nearest known one. */
+ * "--name value", "--name=value", "-m value", "-mvalue"; flags take no value ("--no-name" clears
+ * one);
+ * "--" ends the options; options and positional arguments may mix. A value that does not parse, is
+ * out of range or is missing gives one line naming the option, what was found and what was
+ * expected; an unknown option names the nearest known one. */
 #ifndef OCTO_BASE_OPTIONS_H
 #define OCTO_BASE_OPTIONS_H
 
@@ -41,10 +43,10 @@ struct option {
     const char *help; /* one sentence, unit and default in it */
 };
 
-/* Fills `target` (already holding the defaults). Positional arguments are moved to the front of argv and
- * counted in *ret_count. "--help" and "-h" give ERR_CANCELLED, nothing printed. */
-enum err options_parse(const struct option *table, size_t count, void *target, int argc, char **argv,
-                       int *ret_count, struct err_msg *why) MUST_CHECK;
+/* Fills `target` (already holding the defaults). Positional arguments are moved to the front of
+ * argv and counted in *ret_count. "--help" and "-h" give ERR_CANCELLED, nothing printed. */
+enum err options_parse(const struct option *table, size_t count, void *target, int argc,
+                       char **argv, int *ret_count, struct err_msg *why) MUST_CHECK;
 /* The options' part of a help text, wrapped at 100 columns. */
 void options_print(const struct option *table, size_t count, FILE *out);
 

@@ -1,5 +1,5 @@
-/* A borrowed piece of bytes: pointer and length, no NUL, may hold NULs. Whoever hands one out says until
- * when it is valid. Zero-initialised is the empty string. */
+/* A borrowed piece of bytes: pointer and length, no NUL, may hold NULs. Whoever hands one out says
+ * until when it is valid. Zero-initialised is the empty string. */
 #ifndef OCTO_BASE_STR_H
 #define OCTO_BASE_STR_H
 

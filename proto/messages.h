@@ -1,16 +1,16 @@
-/* The messages of OctoFlow: the one table from which the C structs, the codec (codec.h), its limits, the
- * field tables in PROTOCOL.md and the fuzz dictionary are made.
+/* The messages of OctoFlow: the one table from which the C structs, the codec (codec.h), its
+ * limits, the field tables in PROTOCOL.md and the fuzz dictionary are made.
  *
- * A message is one frame: a msgpack map with the fields below under their names, and "v" (protocol version)
- * and "t" (message name). Absent optional fields read as zero / empty. Unknown fields are skipped (a newer
- * peer of the same version may send them). Records (GRANT_JOB, ...) are msgpack maps inside lists.
+ * A message is one frame: a msgpack map with the fields below under their names, and "v" (protocol
+ * version) and "t" (message name). Absent optional fields read as zero / empty. Unknown fields are
+ * skipped (a newer peer of the same version may send them). Records (GRANT_JOB, ...) are msgpack
+ * maps inside lists.
  *
- * Field kinds: U64, F64, BOOL, STR (UTF-8), BIN (bytes), U64S (list of U64), LIST (list of records).
- * F(kind, name, limit, need, doc):
- *   limit  STR, BIN: most bytes; U64S, LIST: most elements; F64, BOOL: 0; U64: greatest value (0: any).
- *   need   REQ: its absence makes the message malformed. OPT: may be absent.
- * L(record, name, limit, need, doc): a list of records.
- * Units are the names' last words: _ms, _ns, _c (degrees Celsius), _w (watts), _bytes, _tokens. */
+ * Field kinds: U64, F64, BOOL, STR (UTF-8), BIN (bytes), U64S (list of U64), LIST (list of
+ * records). F(kind, name, limit, need, doc): limit  STR, BIN: most bytes; U64S, LIST: most
+ * elements; F64, BOOL: 0; U64: greatest value (0: any). need   REQ: its absence makes the message
+ * malformed. OPT: may be absent. L(record, name, limit, need, doc): a list of records. Units are
+ * the names' last words: _ms, _ns, _c (degrees Celsius), _w (watts), _bytes, _tokens. */
 #ifndef OCTO_PROTO_MESSAGES_H
 #define OCTO_PROTO_MESSAGES_H
 
@@ -31,8 +31,9 @@ enum {
     PROTO_MAX_LINES_A_SUBMIT = 1024, /* and about 4 MiB of bodies */
     PROTO_MAX_CHECKPOINT_BYTES = 4 << 20,
     PROTO_MAX_DEPTH = 4,
-    PROTO_MAX_FIELDS = 64,         /* entries of one map, unknown ones included */
-    PROTO_MAX_OBJECTS = 8 << 20,   /* values in one message: 24 bytes of memory each while it is decoded */
+    PROTO_MAX_FIELDS = 64, /* entries of one map, unknown ones included */
+    PROTO_MAX_OBJECTS =
+        8 << 20, /* values in one message: 24 bytes of memory each while it is decoded */
 };
 
 /* ---- records ---- */
@@ -87,8 +88,9 @@ enum {
 
 #define REC_LINE(F, L)                                                                             \
     F(U64, line, 0, REQ, "from 1")                                                                 \
-    F(U64, hash, 0, REQ, "XXH3-64 of the line's bytes: the same line again is a no-op, "           \
-                         "another line under the number a conflict")                               \
+    F(U64, hash, 0, REQ,                                                                           \
+      "XXH3-64 of the line's bytes: the same line again is a no-op, "                              \
+      "another line under the number a conflict")                                                  \
     F(STR, custom_id, PROTO_MAX_CUSTOM_ID_BYTES, OPT, "")                                          \
     F(BIN, body, PROTO_MAX_BODY_BYTES, OPT, "REC_REQUEST; empty when the line is refused")         \
     F(BIN, refusal, PROTO_MAX_BODY_BYTES, OPT, "REC_OUTPUT with the 4xx error: stored as result")  \
@@ -245,8 +247,9 @@ enum {
     L(JOB_REF, lost, PROTO_MAX_LIST, OPT, "of `holding`: leases that are not yours any more")
 #define MSG_PULL(F, L)                                                                             \
     F(U64, session, 0, REQ, "")                                                                    \
-    F(U64, credit_total, 0, REQ, "the broker may grant until the session's count of granted jobs " \
-                                 "is this (cumulative, so a repeated PULL grants nothing twice)")  \
+    F(U64, credit_total, 0, REQ,                                                                   \
+      "the broker may grant until the session's count of granted jobs "                            \
+      "is this (cumulative, so a repeated PULL grants nothing twice)")                             \
     F(U64, credit_tokens, 0, OPT, "KV tokens free now")                                            \
     HEADROOM_FIELDS(F)                                                                             \
     F(U64S, prefix_hashes, 256, OPT, "prompt prefixes in its cache, as in LINE")
@@ -260,8 +263,9 @@ enum {
 #define MSG_BEAT(F, L)                                                                             \
     F(U64, session, 0, REQ, "")                                                                    \
     F(BOOL, draining, 0, OPT, "it takes no more jobs")                                             \
-    L(RUNNING, running, PROTO_MAX_LIST, OPT, "every lease it holds, finished ones not yet "        \
-                                             "acknowledged too: this renews them")                 \
+    L(RUNNING, running, PROTO_MAX_LIST, OPT,                                                       \
+      "every lease it holds, finished ones not yet "                                               \
+      "acknowledged too: this renews them")                                                        \
     HEADROOM_FIELDS(F)
 #define MSG_BEAT_OK(F, L)                                                                          \
     F(U64, session, 0, REQ, "")                                                                    \
@@ -270,8 +274,8 @@ enum {
 #define MSG_NACK(F, L)                                                                             \
     F(U64, session, 0, REQ, "")                                                                    \
     L(NACK_JOB, jobs, PROTO_MAX_LIST, REQ, "")
-#define MSG_BYE(F, L) F(U64, session, 0, REQ, "")
-#define MSG_BYE_OK(F, L) F(U64, session, 0, REQ, "everything sent before is in the ledger")
+#define MSG_BYE(F, L)       F(U64, session, 0, REQ, "")
+#define MSG_BYE_OK(F, L)    F(U64, session, 0, REQ, "everything sent before is in the ledger")
 #define MSG_RECONNECT(F, L) F(STR, reason, PROTO_MAX_TEXT_BYTES, OPT, "session unknown: say HELLO")
 
 /* ---- messages: client <-> broker; a reply carries its request's `seq` ---- */
@@ -282,8 +286,9 @@ enum {
     F(U64, priority, 255, OPT, "higher first; absent or 0: 100")                                   \
     F(U64, max_attempts, 100, OPT, "leases before a job is poison; absent or 0: 3")                \
     F(STR, model, PROTO_MAX_ID_BYTES, OPT, "name or hash of the model; empty: any")                \
-    F(STR, options_hash, 64, OPT, "of all that shapes the outputs: another under the same id "     \
-                                  "is a conflict")                                                 \
+    F(STR, options_hash, 64, OPT,                                                                  \
+      "of all that shapes the outputs: another under the same id "                                 \
+      "is a conflict")                                                                             \
     F(STR, options_text, PROTO_MAX_TEXT_BYTES, OPT, "the same for people, shown on a conflict")
 #define MSG_BATCH_OK(F, L)                                                                         \
     F(U64, seq, 0, REQ, "")                                                                        \
@@ -366,12 +371,12 @@ struct u64s {
     size_t count;
 };
 
-#define PROTO_C_U64 uint64_t
-#define PROTO_C_F64 double
-#define PROTO_C_BOOL bool
-#define PROTO_C_STR struct str
-#define PROTO_C_BIN struct str
-#define PROTO_C_U64S struct u64s
+#define PROTO_C_U64                                 uint64_t
+#define PROTO_C_F64                                 double
+#define PROTO_C_BOOL                                bool
+#define PROTO_C_STR                                 struct str
+#define PROTO_C_BIN                                 struct str
+#define PROTO_C_U64S                                struct u64s
 #define PROTO_C_FIELD(kind, name, limit, need, doc) PROTO_C_##kind name;
 #define PROTO_C_LIST(rec, name, limit, need, doc)                                                  \
     struct {                                                                                       \
@@ -401,8 +406,8 @@ enum msg_type {
 #undef X
 };
 
-/* A decoded message. The member named after the type is the valid one; what it points to lives in the
- * decoder's arena and the frame. */
+/* A decoded message. The member named after the type is the valid one; what it points to lives in
+ * the decoder's arena and the frame. */
 struct msg {
     enum msg_type type;
     union {
