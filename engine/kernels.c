@@ -80,16 +80,16 @@ static const struct weight_kernel {
 /* How matmul.comp loads activations. */
 enum { LOAD_ANY, LOAD_VEC4, LOAD_BROADCAST };
 
-/* matmul.comp's specializations, all of the same arithmetic. Chosen: the first of the device's kind
- * that fits k and the alignment and whose rows are enough, else the last that fits. */
+/* matmul.comp's specializations, all of the same arithmetic. Chosen: of those of the device's kind
+ * that can load the shape, the first whose rows are enough, else the first with the most rows. */
 static const struct matmul_variant {
-    uint32_t columns, slices, rows, load; /* the shader's constants 0..3 */
-    bool software, hardware;              /* which devices use it unforced */
+    uint32_t lanes, slices, rows, columns, load; /* the shader's constants */
+    bool software, hardware;                     /* which devices use it unforced */
 } variants[] = {
-    {64, 1, 1, LOAD_BROADCAST, true, false}, {64, 1, 4, LOAD_BROADCAST, true, false},
-    {64, 1, 8, LOAD_BROADCAST, true, false}, {32, 8, 1, LOAD_VEC4, false, true},
-    {32, 8, 4, LOAD_VEC4, false, true},      {64, 1, 8, LOAD_VEC4, false, true},
-    {32, 4, 2, LOAD_ANY, false, true},       {64, 1, 8, LOAD_ANY, true, true},
+    {32, 1, 1, 2, LOAD_BROADCAST, true, false}, {16, 1, 4, 4, LOAD_BROADCAST, true, false},
+    {16, 1, 8, 4, LOAD_BROADCAST, true, false}, {32, 8, 1, 1, LOAD_VEC4, false, true},
+    {32, 8, 4, 1, LOAD_VEC4, false, true},      {64, 1, 8, 2, LOAD_VEC4, false, true},
+    {32, 4, 2, 1, LOAD_ANY, false, true},       {64, 1, 8, 1, LOAD_ANY, true, true},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 static_assert(VARIANTS <= 8, "kernels_matmul_variants");
@@ -123,7 +123,7 @@ static enum err create_matmul(struct kernels *k, size_t type, uint32_t variant, 
     if (k->matmul[type][variant] != NULL)
         return ERR_OK;
     const struct matmul_variant *v = &variants[variant];
-    const uint32_t spec[] = {v->columns, v->slices, v->rows, v->load};
+    const uint32_t spec[] = {v->lanes, v->slices, v->rows, v->columns, v->load};
     return create_pipeline(k, &weights[type].matmul, spec, ARRAY_LEN(spec),
                            &k->matmul[type][variant], why);
 }
@@ -151,7 +151,7 @@ static enum err make_hash(struct kernels *k, struct err_msg *why)
     }
     for (size_t i = 0; i < VARIANTS && e == ERR_OK; i++)
         if (is_used(k, &variants[i]))
-            e = buf_append(&all, &variants[i], 4 * sizeof(uint32_t));
+            e = buf_append(&all, &variants[i], 5 * sizeof(uint32_t));
     if (e == ERR_OK)
         hash128_hex(all.data, all.len, k->hash);
     else
@@ -222,22 +222,32 @@ void kernel_rmsnorm(struct kernels *k, const struct push_rmsnorm *p)
     gpu_dispatch(k->gpu, k->plain[RMSNORM], p, p->rows, 1, 1);
 }
 
+static bool can_load(const struct matmul_variant *v, const struct push_matmul *p)
+{
+    switch (v->load) {
+    case LOAD_VEC4:
+        return p->k % 4 == 0 && p->a % 16 == 0;
+    case LOAD_BROADCAST:
+        return p->k % 2 == 0 && p->a % 8 == 0;
+    default:
+        return true;
+    }
+}
+
 static uint32_t choose_variant(const struct kernels *k, const struct push_matmul *p)
 {
     uint32_t best = VARIANTS;
-    bool aligned = p->k % 4 == 0 && p->a % 16 == 0;
+    if (k->forced > 0 && can_load(&variants[k->forced - 1], p))
+        return k->forced - 1;
     for (uint32_t i = 0; i < VARIANTS; i++) {
-        bool fits = is_used(k, &variants[i]) && (variants[i].load != LOAD_VEC4 || aligned);
-        if (!fits)
+        const struct matmul_variant *v = &variants[i];
+        if (!is_used(k, v) || !can_load(v, p) ||
+            (best < VARIANTS && variants[best].rows >= v->rows))
             continue;
-        if (best < VARIANTS && variants[best].rows >= variants[i].rows)
-            continue; /* the LOAD_ANY ones, where better ones fit */
         best = i;
-        if (variants[i].rows >= p->rows)
+        if (v->rows >= p->rows)
             break;
     }
-    if (k->forced > 0 && (variants[k->forced - 1].load != LOAD_VEC4 || aligned))
-        best = k->forced - 1;
     assert(best < VARIANTS);
     return best;
 }
@@ -246,8 +256,9 @@ void kernel_matmul(struct kernels *k, const struct push_matmul *p, enum tensor_t
 {
     uint32_t i = choose_variant(k, p);
     const struct matmul_variant *v = &variants[i];
-    gpu_dispatch(k->gpu, k->matmul[weight_index(k, type)][i], p, (uint32_t)div_up(p->n, v->columns),
-                 (uint32_t)div_up(p->rows, v->rows), 1);
+    gpu_dispatch(k->gpu, k->matmul[weight_index(k, type)][i], p,
+                 (uint32_t)div_up(p->n, v->lanes * v->columns), (uint32_t)div_up(p->rows, v->rows),
+                 1);
 }
 
 void kernel_rope(struct kernels *k, const struct push_rope *p)

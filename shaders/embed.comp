@@ -2,6 +2,7 @@
 /* out[r, :] = table[ids[r], :], dequantized. One invocation writes a group of values. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#define LOAD_BY_64_BITS false
 #include "weights.glsl"
 
 layout(local_size_x_id = 0) in;

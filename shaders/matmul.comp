@@ -1,68 +1,85 @@
 #version 460
-/* out = a w^T (+ bias) (+ residual). Dequantizes in registers: an invocation computes one column of TILE rows.
+/* out = a w^T (+ bias) (+ residual). Dequantizes in registers: an invocation computes TILE rows of COLUMNS columns.
  *
- * Canonical arithmetic (engine/kernels.h): the loops over slices, groups and values are the same for every TILE and
- * every number of slices side by side; only who does what differs. Values are loaded in one of three ways, which
- * change no bit: */
+ * Canonical arithmetic (engine/kernels.h): the loops over slices, groups and values are the same for every
+ * specialization; only who does what differs, and how values are loaded, which changes no bit. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
-#include "weights.glsl"
 
 layout(local_size_x_id = 0, local_size_y_id = 1) in; /* columns; slices side by side */
 layout(constant_id = 2) const uint TILE = 1;
-layout(constant_id = 3) const uint LOAD = 0;
+layout(constant_id = 3) const uint COLUMNS = 1; /* an invocation's are local_size_x apart */
+layout(constant_id = 4) const uint LOAD = 0;
 const uint LOAD_ANY = 0;       /* one value at a time */
 const uint LOAD_VEC4 = 1;      /* k a multiple of 4, a aligned to 16 bytes */
-const uint LOAD_BROADCAST = 2; /* subgroups of 8 or more: a lane loads a value, all lanes use it */
+/* Subgroups of 8 or more, k even, a aligned to 8 bytes: a lane loads two values, all lanes use them; 64 bits at a
+ * time. For software devices: a load is a loop over lanes there, dearer than 30 multiplications. */
+const uint LOAD_BROADCAST = 2;
 layout(push_constant) uniform P { PUSH_MATMUL } p;
 
-shared float partial[gl_WorkGroupSize.y > 1 ? gl_WorkGroupSize.x * gl_WorkGroupSize.y * TILE : 1];
+#define LOAD_BY_64_BITS (LOAD == LOAD_BROADCAST)
+#include "weights.glsl"
 
-/* acc[t] += sum over eight values from k0 on. Beyond p.k the weights are 0. */
-void add_eight(uint64_t a[TILE], uint k0, float w[8], inout precise float acc[TILE])
+const uint CELLS = TILE * COLUMNS;
+const uint STEP = 16; /* values multiplied at a time */
+
+shared float partial[gl_WorkGroupSize.y > 1 ? gl_WorkGroupSize.x * gl_WorkGroupSize.y * CELLS : 1];
+
+/* Lanes' pairs for LOAD_BROADCAST, the values themselves otherwise. Beyond p.k: any value, the weights are 0. */
+void load_step(uint64_t a, uint k0, out float x[STEP])
 {
-    float x[TILE][8];
     if (LOAD == LOAD_BROADCAST) {
-        uint lane = min(k0 + gl_SubgroupInvocationID % 8, p.k - 1);
-        [[unroll]] for (uint t = 0; t < TILE; t++) {
-            float v = F32s(a[t]).v[lane];
-            [[unroll]] for (uint i = 0; i < 8; i++)
-                x[t][i] = subgroupBroadcast(v, i);
-        }
+        uint pair = min(k0 / 2 + gl_SubgroupInvocationID % 8, p.k / 2 - 1);
+        uvec2 v = unpack32(U64s(a).v[pair]);
+        x[0] = uintBitsToFloat(v.x);
+        x[1] = uintBitsToFloat(v.y);
     } else if (LOAD == LOAD_VEC4) {
-        uint last = p.k / 4 - 1;
-        [[unroll]] for (uint t = 0; t < TILE; t++)
-            [[unroll]] for (uint h = 0; h < 2; h++) {
-                vec4 v = F32x4s(a[t]).v[min(k0 / 4 + h, last)];
-                x[t][h * 4 + 0] = v.x;
-                x[t][h * 4 + 1] = v.y;
-                x[t][h * 4 + 2] = v.z;
-                x[t][h * 4 + 3] = v.w;
-            }
+        [[unroll]] for (uint i = 0; i < STEP; i += 4) {
+            vec4 v = F32x4s(a).v[min((k0 + i) / 4, p.k / 4 - 1)];
+            x[i + 0] = v.x;
+            x[i + 1] = v.y;
+            x[i + 2] = v.z;
+            x[i + 3] = v.w;
+        }
     } else {
-        [[unroll]] for (uint t = 0; t < TILE; t++)
-            [[unroll]] for (uint i = 0; i < 8; i++)
-                x[t][i] = F32s(a[t]).v[min(k0 + i, p.k - 1)];
+        [[unroll]] for (uint i = 0; i < STEP; i++)
+            x[i] = F32s(a).v[min(k0 + i, p.k - 1)];
     }
-    [[unroll]] for (uint i = 0; i < 8; i++)
-        [[unroll]] for (uint t = 0; t < TILE; t++)
-            acc[t] = fma(x[t][i], w[i], acc[t]);
 }
 
-void add_slice(uint64_t a[TILE], uint column, uint slice, out precise float acc[TILE])
+float step_value(float x[STEP], uint i)
 {
-    [[unroll]] for (uint t = 0; t < TILE; t++)
-        acc[t] = 0.0;
-    weight_at at = weight_find(p.w, column, slice, p.k);
-    type_slice head = type_read_slice(at);
-    for (uint g = 0; g < at.groups; g++) {
-        float w[GROUP];
-        type_read_group(head, at, g, w);
-        [[unroll]] for (uint i = 0; i < GROUP; i += 8) {
-            float eight[8];
-            [[unroll]] for (uint j = 0; j < 8; j++)
-                eight[j] = w[i + j];
-            add_eight(a, slice * SLICE + g * GROUP + i, eight, acc);
+    return LOAD == LOAD_BROADCAST ? subgroupBroadcast(x[i % 2], i / 2) : x[i];
+}
+
+void add_slice(uint64_t a[TILE], uint first_column, uint slice, out precise float acc[CELLS])
+{
+    weight_at at[COLUMNS];
+    type_slice head[COLUMNS];
+    [[unroll]] for (uint i = 0; i < CELLS; i++)
+        acc[i] = 0.0;
+    [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
+        at[c] = weight_find(p.w, min(first_column + c * gl_WorkGroupSize.x, p.n - 1), slice, p.k);
+        head[c] = type_read_slice(at[c]);
+    }
+    for (uint g = 0; g < at[0].groups; g++) {
+        float w[COLUMNS][GROUP];
+        [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
+            float one[GROUP];
+            type_read_group(head[c], at[c], g, one);
+            [[unroll]] for (uint i = 0; i < GROUP; i++)
+                w[c][i] = one[i];
+        }
+        [[unroll]] for (uint begin = 0; begin < GROUP; begin += STEP) {
+            float x[TILE][STEP];
+            [[unroll]] for (uint t = 0; t < TILE; t++)
+                load_step(a[t], slice * SLICE + g * GROUP + begin, x[t]);
+            [[unroll]] for (uint i = 0; i < STEP; i++)
+                [[unroll]] for (uint t = 0; t < TILE; t++) {
+                    float v = step_value(x[t], i);
+                    [[unroll]] for (uint c = 0; c < COLUMNS; c++)
+                        acc[t * COLUMNS + c] = fma(v, w[c][begin + i], acc[t * COLUMNS + c]);
+                }
         }
     }
 }
@@ -82,35 +99,35 @@ void main()
 {
     const uint X = gl_WorkGroupSize.x, Y = gl_WorkGroupSize.y;
     uint lx = gl_LocalInvocationID.x, ly = gl_LocalInvocationID.y;
-    uint column = gl_WorkGroupID.x * X + lx, first = gl_WorkGroupID.y * TILE;
-    uint safe_column = min(column, p.n - 1);
+    uint first_column = gl_WorkGroupID.x * X * COLUMNS + lx, first = gl_WorkGroupID.y * TILE;
     uint slices = (p.k + SLICE - 1) / SLICE;
     uint64_t a[TILE];
-    precise float acc[TILE], total[TILE];
-    [[unroll]] for (uint t = 0; t < TILE; t++) {
+    precise float acc[CELLS], total[CELLS];
+    [[unroll]] for (uint t = 0; t < TILE; t++)
         a[t] = at(p.a, min(first + t, p.rows - 1), p.k, 4);
-        total[t] = 0.0;
-    }
+    [[unroll]] for (uint i = 0; i < CELLS; i++)
+        total[i] = 0.0;
     for (uint round = 0; round < slices; round += Y) {
-        add_slice(a, safe_column, min(round + ly, slices - 1), acc);
+        add_slice(a, first_column, min(round + ly, slices - 1), acc);
         if (Y == 1) {
-            [[unroll]] for (uint t = 0; t < TILE; t++)
-                total[t] = total[t] + acc[t];
+            [[unroll]] for (uint i = 0; i < CELLS; i++)
+                total[i] = total[i] + acc[i];
             continue;
         }
-        [[unroll]] for (uint t = 0; t < TILE; t++)
-            partial[(ly * TILE + t) * X + lx] = acc[t];
+        [[unroll]] for (uint i = 0; i < CELLS; i++)
+            partial[(ly * CELLS + i) * X + lx] = acc[i];
         barrier();
-        /* Row t's sum is kept by invocation y = t % Y. */
-        [[unroll]] for (uint t = 0; t < TILE; t++)
-            if (t % Y == ly)
+        /* Cell i's sum is kept by invocation y = i % Y. */
+        [[unroll]] for (uint i = 0; i < CELLS; i++)
+            if (i % Y == ly)
                 for (uint s = 0; s < min(Y, slices - round); s++)
-                    total[t] = total[t] + partial[(s * TILE + t) * X + lx];
+                    total[i] = total[i] + partial[(s * CELLS + i) * X + lx];
         barrier();
     }
-    if (column >= p.n)
-        return;
     [[unroll]] for (uint t = 0; t < TILE; t++)
-        if (t % Y == ly && first + t < p.rows)
-            write(first + t, column, total[t]);
+        [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
+            uint i = t * COLUMNS + c, column = first_column + c * X;
+            if (i % Y == ly && first + t < p.rows && column < p.n)
+                write(first + t, column, total[i]);
+        }
 }

@@ -6,6 +6,7 @@
  * bytes, and every load is aligned. The last slice is cut to whole groups of GROUP values; what lies beyond k is 0.
  * The C side of this: kernels_weight.c.
  *
+ * The shader that includes this defines LOAD_BY_64_BITS (loads of 64 bits instead of 128: same values).
  * A type's file (type_*.glsl) defines
  *   TYPE_HEAD_UNITS, TYPE_GROUP_UNITS, TYPE_TAIL_WORDS   layout of a slice, see slice_bytes()
  *   struct type_slice           what is read once a slice
@@ -27,7 +28,10 @@ struct weight_at {
 
 uvec4 weight_unit(weight_at p, uint unit)
 {
-    return U32x4s(p.base).v[unit * STRIPE + p.lane];
+    uint i = unit * STRIPE + p.lane;
+    if (LOAD_BY_64_BITS)
+        return uvec4(unpack32(U64s(p.base).v[2 * i]), unpack32(U64s(p.base).v[2 * i + 1]));
+    return U32x4s(p.base).v[i];
 }
 
 #if defined(TYPE_F32)
