@@ -14,9 +14,9 @@ import sys
 import tempfile
 import time
 
-# Of a result's "octoflow" object: what says when, where and after how many tries, never what was computed.
-VARYING = {"attempts", "worker", "host"}
-VARYING_ENDING = ("_ms", "_ns", "_at", "_s")
+# Of a result's "octoflow" object: what says when, where, after how many tries and at what cost, never what was computed.
+VARYING = {"attempts", "worker", "cached_tokens", "energy_j"}
+VARYING_ENDING = "_at"
 
 
 class Bench:

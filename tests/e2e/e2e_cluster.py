@@ -8,6 +8,9 @@ import time
 import common
 
 
+BATCH = "in.jsonl"  # as `octoflow run` calls it: ids are made from the batch's name and the line
+
+
 class Cluster:
     def __init__(self, bench):
         self.bench, self.endpoint = bench, "ipc://" + bench.path("broker.sock")
@@ -44,24 +47,24 @@ def test(bench, options):
     cluster = Cluster(bench)
     first = cluster.add_worker("worker-1")
     cluster.add_worker("worker-2")
-    cluster.client("submit", inputs, "--batch", "night")
-    cluster.client("submit", inputs, "--batch", "night")  # again: a no-op
+    cluster.client("submit", inputs, "--batch", BATCH)
+    cluster.client("submit", inputs, "--batch", BATCH)  # again: a no-op
 
     # Drain one worker as soon as something is done: it finishes or hands back what it holds and leaves.
     part = bench.path("part.jsonl")
 
     def some():
-        cluster.client("results", "night", "-o", part, code=None)
+        cluster.client("results", BATCH, "-o", part, code=None)
         return os.path.exists(part) and os.path.getsize(part) > 0
 
     bench.wait_for("a first result", some, 120)
     first.send_signal(signal.SIGTERM)
     bench.same(bench.finish(first, 60)[0], 0, "the drained worker's exit code")
-    cluster.client("results", "night", "-o", fetched, "--wait")
+    cluster.client("results", BATCH, "-o", fetched, "--wait")
     got, want = common.stripped(fetched), common.stripped(alone)
     bench.check(got == want, f"the cluster's file is another one; {common.difference(got, want)}")
     _, stdout, _ = cluster.client("status")
-    bench.has(stdout, "night", "status")
+    bench.has(stdout, BATCH, "status")
     bench.has(stdout, "worker-2", "status")
 
     # Cancel: what is not finished becomes a cancelled line.
@@ -81,7 +84,7 @@ def test(bench, options):
     bench.same(bench.finish(cluster.broker, 60)[0], 0, "broker: exit code after SIGTERM")
     cluster.start_broker()
     again = bench.path("again.jsonl")
-    cluster.client("results", "night", "-o", again, "--wait")
+    cluster.client("results", BATCH, "-o", again, "--wait")
     with open(again, "rb") as a, open(fetched, "rb") as b:
         bench.check(a.read() == b.read(), "after a restart of the broker the same results have other bytes")
     cluster.stop()

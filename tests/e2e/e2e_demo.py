@@ -89,7 +89,7 @@ def test(bench, options):
     bench.write("prompts.jsonl", "\n".join(edited) + "\n")
     code, stdout, stderr = bench.run_batch(inputs, out, code=None, name="edited")
     bench.check(code in (2, 3), f"edited input: exit code {code}")
-    bench.has(stdout + stderr, "line 7", "edited input: the message")
+    bench.has(stdout + stderr, "prompts.jsonl:7", "edited input: the message")
     with open(out, "rb") as f:
         bench.check(f.read() == first, "the refused run changed the result file")
 
