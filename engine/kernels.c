@@ -39,6 +39,10 @@ enum plain {
     ATTENTION_64,
     ATTENTION_128,
     ATTENTION_256,
+    FEW_64, /* attention_few: up to this head size, so many query heads at a time */
+    FEW_64_PAIRS,
+    FEW_128,
+    FEW_128_PAIRS,
     SILU_MUL,
     SAMPLE,
     COPY_PAGES,
@@ -61,6 +65,10 @@ static const struct plain_kernel {
     [ATTENTION_64] = {SHADER(attention, attention), 2, {{32, 32}, {32, 32}}},
     [ATTENTION_128] = {SHADER(attention, attention), 2, {{32, 64}, {32, 64}}},
     [ATTENTION_256] = {SHADER(attention, attention), 2, {{32, 128}, {32, 128}}},
+    [FEW_64] = {SHADER(attention_few, attention), 2, {{16, 1}, {16, 1}}},
+    [FEW_64_PAIRS] = {SHADER(attention_few, attention), 2, {{16, 2}, {16, 2}}},
+    [FEW_128] = {SHADER(attention_few, attention), 2, {{32, 1}, {32, 1}}},
+    [FEW_128_PAIRS] = {SHADER(attention_few, attention), 2, {{32, 2}, {32, 2}}},
     [SILU_MUL] = {SHADER(silu_mul, silu_mul), 1, {{ELEMENTS}, {ELEMENTS}}},
     [SAMPLE] = {SHADER(sample, sample), 1, {{64}, {256}}},
     [COPY_PAGES] = {SHADER(copy_pages, copy_pages), 1, {{ELEMENTS}, {ELEMENTS}}},
@@ -98,6 +106,7 @@ struct kernels {
     struct gpu *gpu;
     bool software;
     bool can_broadcast; /* subgroups of 8 or more */
+    bool few_lanes;     /* attention_few */
     uint64_t types;
     uint32_t forced; /* variant + 1 */
     struct gpu_pipeline *plain[PLAIN_COUNT];
@@ -169,6 +178,7 @@ enum err kernels_create(struct gpu *g, uint64_t types, struct kernels **ret, str
     k->gpu = g;
     k->software = gpu_info(g)->software;
     k->can_broadcast = gpu_info(g)->subgroup_size >= 8;
+    k->few_lanes = k->software && gpu_info(g)->subgroup_size == 8;
     k->types = types | UINT64_C(1) << TENSOR_F32;
     enum err e = make_hash(k, why);
     for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++)
@@ -274,7 +284,15 @@ void kernel_attention(struct kernels *k, const struct push_attention *p)
     enum plain i = p->head_size <= 64    ? ATTENTION_64
                    : p->head_size <= 128 ? ATTENTION_128
                                          : ATTENTION_256;
-    gpu_dispatch(k->gpu, k->plain[i], p, p->n_head, p->rows, 1);
+    uint32_t heads = 1;
+    if (k->few_lanes && p->head_size <= 128 && p->head_size % 4 == 0) {
+        heads = p->n_head / p->n_head_kv % 2 == 0 ? 2 : 1;
+        if (p->head_size <= 64)
+            i = heads == 2 ? FEW_64_PAIRS : FEW_64;
+        else
+            i = heads == 2 ? FEW_128_PAIRS : FEW_128;
+    }
+    gpu_dispatch(k->gpu, k->plain[i], p, p->n_head / heads, p->rows, 1);
 }
 
 void kernel_silu_mul(struct kernels *k, const struct push_silu_mul *p)
@@ -307,6 +325,11 @@ bool kernels_force_matmul(struct kernels *k, uint32_t variant)
             return false;
     k->forced = variant;
     return true;
+}
+
+void kernels_force_common_attention(struct kernels *k)
+{
+    k->few_lanes = false;
 }
 
 size_t kernels_matmul_variants(uint32_t ret[8])

@@ -45,6 +45,8 @@ void kernel_copy_pages(struct kernels *k, const struct push_copy_pages *p);
  * always), creating what it needs; one that cannot load a shape leaves it to the usual choice. false: the device
  * cannot run it. */
 bool kernels_force_matmul(struct kernels *k, uint32_t variant);
+/* Tests only: from now on attention as hardware does it, on software devices, too. */
+void kernels_force_common_attention(struct kernels *k);
 size_t kernels_matmul_variants(uint32_t ret[8]);
 
 #endif

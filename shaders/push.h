@@ -49,7 +49,7 @@
 
 /* out[r][h] = softmax(q[r][h] . k[0..pos[r]] / sqrt(head_size)) . v[0..pos[r]], h's kv head = h / (n_head / n_head_kv).
  * q: in qkv rows as above (row stride qkv_stride floats); out: [rows][n_head * head_size].
- * Fixed split: blocks of PAGE_TOKENS keys in ascending order, whatever the batch or the chunk. */
+ * Fixed split: blocks of keys of one size that divides PAGE_TOKENS, ascending, whatever the batch or the chunk. */
 #define PUSH_ATTENTION                                                                             \
     ADDR(qkv) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv) ADDR_OUT                                   \
     U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(qkv_stride) U32(pages_stride) U32(page_bytes) F32(scale)

@@ -1,5 +1,5 @@
-/* Block formats, naively: one value at a time, in double, from the file's bytes as the GGUF format describes them.
- * Shares nothing with the shaders or the repacking. */
+/* Block formats, naively: one value at a time, in double, from the file's bytes as the GGUF format
+ * describes them. Shares nothing with the shaders or the repacking. */
 #ifndef OCTO_TESTS_DEQUANT_TWIN_H
 #define OCTO_TESTS_DEQUANT_TWIN_H
 
@@ -10,8 +10,10 @@ static inline double half_at(const uint8_t *p)
     return half_value((uint16_t)(p[0] | p[1] << 8));
 }
 
-/* Value i of a row; *ret_magnitude: the sum of the absolute terms (what rounding errors are proportional to). */
-static inline double twin_value(enum tensor_type type, const uint8_t *row, uint64_t i, double *ret_magnitude)
+/* Value i of a row; *ret_magnitude: the sum of the absolute terms (what rounding errors are
+ * proportional to). */
+static inline double twin_value(enum tensor_type type, const uint8_t *row, uint64_t i,
+                                double *ret_magnitude)
 {
     double v = NAN, magnitude;
     if (type == TENSOR_F32) {
@@ -27,7 +29,8 @@ static inline double twin_value(enum tensor_type type, const uint8_t *row, uint6
         const uint8_t *block = row + i / 256 * 144, *s = block + 4;
         unsigned j = (unsigned)(i % 256) / 32, l = (unsigned)(i % 32); /* sub-block, place in it */
         unsigned scale = j < 4 ? s[j] & 63u : (s[j + 4] & 15u) | (unsigned)(s[j - 4] >> 6) << 4;
-        unsigned least = j < 4 ? s[j + 4] & 63u : (unsigned)(s[j + 4] >> 4) | (unsigned)(s[j] >> 6) << 4;
+        unsigned least =
+            j < 4 ? s[j + 4] & 63u : (unsigned)(s[j + 4] >> 4) | (unsigned)(s[j] >> 6) << 4;
         unsigned byte = block[16 + j / 2 * 32 + l];
         unsigned q = j % 2 == 0 ? byte & 15u : byte >> 4;
         double high = half_at(block) * scale * q, low = half_at(block + 2) * least;
@@ -35,7 +38,8 @@ static inline double twin_value(enum tensor_type type, const uint8_t *row, uint6
         return high - low;
     } else if (type == TENSOR_Q6_K) {
         const uint8_t *block = row + i / 256 * 210;
-        unsigned n = (unsigned)(i % 256), half = n / 128, within = n % 128, part = within / 32, l = within % 32;
+        unsigned n = (unsigned)(i % 256), half = n / 128, within = n % 128, part = within / 32,
+                 l = within % 32;
         unsigned byte = block[half * 64 + (part % 2) * 32 + l];
         unsigned low = part < 2 ? byte & 15u : byte >> 4;
         unsigned high = (block[128 + half * 32 + l] >> (2 * part)) & 3u;
@@ -74,7 +78,8 @@ static inline void put_half(uint8_t *p, unsigned bits)
 /* A finite half: usual sizes, sometimes an edge (0, largest, smallest subnormal, negative). */
 static inline unsigned random_scale(struct check_rng *rng)
 {
-    static const unsigned edges[] = {0x0000, 0x8000, 0x7bff, 0xfbff, 0x0001, 0x03ff, 0x0400, 0x3c00};
+    static const unsigned edges[] = {0x0000, 0x8000, 0x7bff, 0xfbff,
+                                     0x0001, 0x03ff, 0x0400, 0x3c00};
     if (check_rng_below(rng, 12) == 0)
         return edges[check_rng_below(rng, 8)];
     /* exponents 5..15, that is 2^-10 .. 2 */
@@ -83,7 +88,8 @@ static inline unsigned random_scale(struct check_rng *rng)
 }
 
 /* A row of random blocks; now and then all bits of a block's quants 0 or 1. */
-static inline void random_row(enum tensor_type type, struct check_rng *rng, uint64_t cols, uint8_t *row)
+static inline void random_row(enum tensor_type type, struct check_rng *rng, uint64_t cols,
+                              uint8_t *row)
 {
     uint64_t bytes = twin_row_bytes(type, cols);
     if (type == TENSOR_F32) {

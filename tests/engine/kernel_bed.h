@@ -1,8 +1,10 @@
-/* What every kernel test stands on: a device, the kernels, and one buffer from which guarded tensors are cut.
+/* What every kernel test stands on: a device, the kernels, and one buffer from which guarded
+ * tensors are cut.
  *
- * Between tensors lie guards of all-ones bytes: read as f32 or f16 they are NaN, so that a read beyond a tensor
- * shows in the result; a write beyond it shows in the guard, which bed_check() looks at. The device: the software
- * one if there is one, unless OCTO_TEST_DEVICE names another. OCTO_VALIDATE=1 turns the validation layer on. */
+ * Between tensors lie guards of all-ones bytes: read as f32 or f16 they are NaN, so that a read
+ * beyond a tensor shows in the result; a write beyond it shows in the guard, which bed_check()
+ * looks at. The device: the software one if there is one, unless OCTO_TEST_DEVICE names another.
+ * OCTO_VALIDATE=1 turns the validation layer on. */
 #ifndef OCTO_TESTS_KERNEL_BED_H
 #define OCTO_TESTS_KERNEL_BED_H
 

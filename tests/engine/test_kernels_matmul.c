@@ -1,11 +1,13 @@
-/* matmul and embed: against naive twins over random shapes, bit by bit between variants and batch sizes.
+/* matmul and embed: against naive twins over random shapes, bit by bit between variants and batch
+ * sizes.
  * `--time` measures instead. */
 #include <time.h>
 
 #include "base/size.h"
 #include "tests/engine/dequant_twin.h"
 
-static const enum tensor_type types[] = {TENSOR_F32, TENSOR_F16, TENSOR_Q8_0, TENSOR_Q4_K, TENSOR_Q6_K};
+static const enum tensor_type types[] = {TENSOR_F32, TENSOR_F16, TENSOR_Q8_0, TENSOR_Q4_K,
+                                         TENSOR_Q6_K};
 
 struct weights {
     enum tensor_type type;
@@ -14,11 +16,14 @@ struct weights {
     struct tensor device;
 };
 
-static void make_weights(struct bed *b, enum tensor_type type, uint32_t rows, uint32_t cols, struct weights *ret)
+static void make_weights(struct bed *b, enum tensor_type type, uint32_t rows, uint32_t cols,
+                         struct weights *ret)
 {
     struct err_msg why = {""};
-    uint64_t row_bytes = twin_row_bytes(type, cols), device_bytes = kernel_weight_bytes(type, rows, cols);
-    *ret = (struct weights){.type = type, .rows = rows, .cols = cols, .file = malloc(row_bytes * rows)};
+    uint64_t row_bytes = twin_row_bytes(type, cols),
+             device_bytes = kernel_weight_bytes(type, rows, cols);
+    *ret = (struct weights){
+        .type = type, .rows = rows, .cols = cols, .file = malloc(row_bytes * rows)};
     void *packed = malloc(device_bytes);
     if (ret->file == NULL || packed == NULL)
         exit(1);
@@ -72,11 +77,13 @@ static void free_case(struct matmul_case *c)
     free(c->residual);
 }
 
-/* Rows first .. first + count of the case into a new tensor; returns all of it (what is not written: all ones). */
+/* Rows first .. first + count of the case into a new tensor; returns all of it (what is not
+ * written: all ones). */
 static float *run_case(struct bed *b, const struct matmul_case *c, uint32_t first, uint32_t count)
 {
     size_t mark_count = b->count;
-    uint64_t mark_used = b->used, bytes = (uint64_t)count * c->stride * 4, skip = (uint64_t)first * c->stride;
+    uint64_t mark_used = b->used, bytes = (uint64_t)count * c->stride * 4,
+             skip = (uint64_t)first * c->stride;
     struct tensor out = bed_tensor(b, c->in_place ? c->residual + skip : NULL, bytes);
     struct push_matmul p = {.a = c->a_t.address + (uint64_t)first * c->w.cols * 4,
                             .w = c->w.device.address,
@@ -102,8 +109,8 @@ static float *run_case(struct bed *b, const struct matmul_case *c, uint32_t firs
     return got;
 }
 
-/* An f32 sum of k products by fma, in any order, is within (k + a few) units of 2^-24 of the sum of the absolute
- * products; the few: the weight's own rounding, slices, bias, residual. */
+/* An f32 sum of k products by fma, in any order, is within (k + a few) units of 2^-24 of the sum of
+ * the absolute products; the few: the weight's own rounding, slices, bias, residual. */
 static void compare(const struct matmul_case *c, const float *got)
 {
     uint64_t row_bytes = twin_row_bytes(c->w.type, c->w.cols);
@@ -134,8 +141,8 @@ static void compare(const struct matmul_case *c, const float *got)
         }
     CHECK(gaps && "values between rows untouched");
     if (!CHECK(worst <= 1))
-        fprintf(stderr, "    type %u, %u x %u x %u: %g of the bound\n", (unsigned)c->w.type, c->rows, c->w.rows,
-                c->w.cols, worst);
+        fprintf(stderr, "    type %u, %u x %u x %u: %g of the bound\n", (unsigned)c->w.type,
+                c->rows, c->w.rows, c->w.cols, worst);
 }
 
 static void test_matmul(struct bed *b, enum tensor_type type)
@@ -152,8 +159,8 @@ static void test_matmul(struct bed *b, enum tensor_type type)
             continue;
         float *other = run_case(b, &c, 0, c.rows);
         if (!CHECK(memcmp(usual, other, bytes) == 0))
-            fprintf(stderr, "    type %u: variant %u has other bits (%u x %u x %u)\n", (unsigned)type, variants[v],
-                    c.rows, c.w.rows, c.w.cols);
+            fprintf(stderr, "    type %u: variant %u has other bits (%u x %u x %u)\n",
+                    (unsigned)type, variants[v], c.rows, c.w.rows, c.w.cols);
         free(other);
     }
     CHECK(kernels_force_matmul(b->kernels, 0));
@@ -178,7 +185,8 @@ static void test_embed(struct bed *b, enum tensor_type type)
     make_weights(b, type, n, k, &w);
     for (uint32_t r = 0; r < rows; r++)
         ids[r] = (uint32_t)check_rng_below(&b->rng, n);
-    struct tensor ids_t = bed_tensor(b, ids, rows * 4), out = bed_tensor(b, NULL, (uint64_t)rows * k * 4);
+    struct tensor ids_t = bed_tensor(b, ids, rows * 4),
+                  out = bed_tensor(b, NULL, (uint64_t)rows * k * 4);
     struct push_embed p = {.table = w.device.address,
                            .ids = ids_t.address,
                            .out = out.address,
@@ -197,12 +205,13 @@ static void test_embed(struct bed *b, enum tensor_type type)
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t i = 0; i < k; i++) {
             double magnitude;
-            double want = twin_value(type, w.file + ids[r] * twin_row_bytes(type, k), i, &magnitude);
+            double want =
+                twin_value(type, w.file + ids[r] * twin_row_bytes(type, k), i, &magnitude);
             float have = got[(size_t)r * k + i];
             wrong += have != (float)want;
             if (have != (float)want && wrong == 1)
-                fprintf(stderr, "    type %u row %u value %u: %g, expected %g\n", (unsigned)type, ids[r], i,
-                        (double)have, want);
+                fprintf(stderr, "    type %u row %u value %u: %g, expected %g\n", (unsigned)type,
+                        ids[r], i, (double)have, want);
         }
     CHECK_INT(wrong, 0);
     free(got);
@@ -214,13 +223,15 @@ static void test_bad_scales(struct bed *b)
     struct err_msg why = {""};
     for (size_t t = 2; t < ARRAY_LEN(types); t++) {
         enum tensor_type type = types[t];
-        uint64_t row_bytes = twin_row_bytes(type, 512), device_bytes = kernel_weight_bytes(type, 3, 512);
+        uint64_t row_bytes = twin_row_bytes(type, 512),
+                 device_bytes = kernel_weight_bytes(type, 3, 512);
         uint8_t *file = malloc(row_bytes * 3), *packed = malloc(device_bytes);
         if (file == NULL || packed == NULL)
             exit(1);
         for (uint32_t r = 0; r < 3; r++)
             random_row(type, &b->rng, 512, file + r * row_bytes);
-        uint64_t last = row_bytes / 2 + (type == TENSOR_Q6_K ? 208 : 0); /* a later block of row 1 */
+        uint64_t last =
+            row_bytes / 2 + (type == TENSOR_Q6_K ? 208 : 0); /* a later block of row 1 */
         put_half(file + row_bytes + last, 0x7c00);
         CHECK_ERR(kernel_weight_repack(type, 3, 512, file, packed, &why), ERR_FORMAT);
         CHECK_HAS(why.text, "row 1");
@@ -244,9 +255,10 @@ static void test_no_rows(struct bed *b)
     bed_run(b);
 }
 
-/* Milliseconds of one matmul, best of some; *ret_cpu: of processor time (what a software device costs). */
-static double time_matmul(struct bed *b, enum tensor_type type, uint32_t rows, uint32_t n, uint32_t k,
-                          double *ret_cpu)
+/* Milliseconds of one matmul, best of some; *ret_cpu: of processor time (what a software device
+ * costs). */
+static double time_matmul(struct bed *b, enum tensor_type type, uint32_t rows, uint32_t n,
+                          uint32_t k, double *ret_cpu)
 {
     struct weights w;
     bed_clear(b);
@@ -287,11 +299,14 @@ static void time_all(struct bed *b, unsigned only)
     static const uint32_t shapes[][2] = {{256, 256}, {768, 256}, {256, 768}, {4096, 256}};
     for (size_t t = 0; t < ARRAY_LEN(types); t++)
         for (size_t s = 0; s < ARRAY_LEN(shapes); s++)
-            for (size_t r = 0; r < ARRAY_LEN(rows) && (only == 0 || only == (unsigned)types[t]); r++) {
+            for (size_t r = 0; r < ARRAY_LEN(rows) && (only == 0 || only == (unsigned)types[t]);
+                 r++) {
                 uint32_t n = shapes[s][0], k = shapes[s][1];
-                double cpu_ms, ms = time_matmul(b, types[t], rows[r], n, k, &cpu_ms), work = 1e-6 * rows[r] * n * k;
-                printf("matmul type %2u %3u x %4u x %3u: %8.3f ms %6.2f GMAC/s; %.2f a cpu second\n",
-                       (unsigned)types[t], rows[r], n, k, ms, work / ms, work / cpu_ms);
+                double cpu_ms, ms = time_matmul(b, types[t], rows[r], n, k, &cpu_ms),
+                               work = 1e-6 * rows[r] * n * k;
+                printf(
+                    "matmul type %2u %3u x %4u x %3u: %8.3f ms %6.2f GMAC/s; %.2f a cpu second\n",
+                    (unsigned)types[t], rows[r], n, k, ms, work / ms, work / cpu_ms);
             }
 }
 
