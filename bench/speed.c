@@ -14,6 +14,7 @@ struct speed_options {
     const char *batch;
     double temperature;
     double top_p;
+    bool profile;
 };
 
 static const struct option table[] = {
@@ -28,6 +29,8 @@ static const struct option table[] = {
      .max = 100, .arg = "X", .help = "0: greedy (default 0)"},
     {"top-p", 0, OPTION_FLOAT, offsetof(struct speed_options, top_p), .min = 0, .max = 1,
      .arg = "X", .help = "(default 1)"},
+    {"profile", 0, OPTION_FLAG, offsetof(struct speed_options, profile),
+     .help = "device time by kind of kernel, over all runs"},
 };
 
 struct timing {
@@ -108,6 +111,19 @@ static enum err run_batches(struct engine *e, const struct model *m, const struc
     return ERR_OK;
 }
 
+static void print_profile(const struct engine *e)
+{
+    const struct engine_profile_row *rows;
+    size_t count = engine_profile(e, &rows);
+    uint64_t total = 1;
+    for (size_t i = 0; i < count; i++)
+        total += rows[i].ns;
+    for (size_t i = 0; i < count; i++)
+        printf("  %-12s %10.3f ms %5.1f %%  %8.2f us each\n", rows[i].name,
+               (double)rows[i].ns / 1e6, (double)rows[i].ns * 100 / (double)total,
+               (double)rows[i].ns / 1e3 / (double)rows[i].count);
+}
+
 int cmd_speed(int argc, char **argv)
 {
     struct speed_options o = {.prompt = 128, .gen = 64, .batch = "1,8,32", .top_p = 1};
@@ -123,8 +139,10 @@ int cmd_speed(int argc, char **argv)
     for (const char *at = o.batch; *at != '\0';
          at += strcspn(at, ",") + (at[strcspn(at, ",")] == ','))
         most = (uint32_t)max_u64(most, strtoul(at, NULL, 10));
-    struct engine_options eo = {
-        .max_seqs = most, .no_prefix_cache = true, .max_ctx = (uint32_t)(o.prompt + o.gen + 1)};
+    struct engine_options eo = {.max_seqs = most,
+                                .no_prefix_cache = true,
+                                .profile = o.profile,
+                                .max_ctx = (uint32_t)(o.prompt + o.gen + 1)};
     if (bad == ERR_OK)
         bad = bench_open_engine(&o.common, m, eo, &e, &why);
     if (bad == ERR_OK) {
@@ -132,6 +150,8 @@ int cmd_speed(int argc, char **argv)
                (long long)o.prompt, (long long)o.gen);
         bad = run_batches(e, m, &o, &why);
     }
+    if (bad == ERR_OK && o.profile)
+        print_profile(e);
     code = bad != ERR_OK ? bench_fail(bad, &why) : BENCH_OK;
     engine_destroy(&e);
     model_close(&m);

@@ -35,6 +35,7 @@ struct engine_options {
     uint64_t kv_tokens; /* KV cache size in tokens; 0: by memory, at least one longest sequence */
     uint32_t chunk_tokens; /* most prompt tokens in a step; 0: by device */
     bool no_prefix_cache;
+    bool profile; /* time stamps between kernels: engine_profile() */
     engine_logits_fn *logits_fn;
     void *logits_user;
     bool logits_all; /* logits_fn gets every prompt position, not only those that sample */
@@ -110,6 +111,15 @@ struct engine_step_stats {
  * device is gone; every sequence can be added again on a new engine. */
 enum err engine_step(struct engine *e, const struct engine_event **ret_events, size_t *ret_count,
                      struct engine_step_stats *ret_stats, struct err_msg *why) MUST_CHECK;
+
+/* Device time by kind of kernel, summed over all steps since engine_create; only with
+ * options.profile. */
+struct engine_profile_row {
+    const char *name; /* static */
+    uint64_t ns;
+    uint64_t count;
+};
+size_t engine_profile(const struct engine *e, const struct engine_profile_row **ret_rows);
 
 uint32_t engine_live(const struct engine *e); /* sequences added and not finished */
 uint64_t

@@ -1,6 +1,7 @@
 /* What the engine's files share; nobody else includes this.
  *
- *   engine.c    create, destroy, add, remove, the step from plan to events
+ *   engine.c    create, destroy, the step from plan to events
+ *   sequence.c  sequences in and out
  *   plan.c      which tokens of which sequences a step computes: pages, preemption, prefix sharing
  * (no Vulkan) forward.c   the transformer: records one forward pass over the planned rows weights.c
  * tensors onto the device */
@@ -11,7 +12,7 @@
 #include "engine/kernels.h"
 #include "engine/kv.h"
 
-enum { MAX_STOP_TOKENS = 128 };
+enum { MAX_STOP_TOKENS = 128, PROFILE_ROWS = 32, MAX_MARKS = 1024 };
 
 /* A live sequence.
  *
@@ -123,12 +124,17 @@ struct engine {
     struct plan plan;
     struct engine_event *events;
     uint32_t logit_rows; /* of the step in flight */
+    struct engine_profile_row profile[PROFILE_ROWS];
+    size_t profile_count;
 };
 
 /* weights.c */
 enum err weights_load(struct weights *w, struct gpu *g, const struct model *m,
                       struct err_msg *why) MUST_CHECK;
 void weights_free(struct weights *w, struct gpu *g);
+
+/* sequence.c */
+void sequence_end(struct engine *e, struct sequence *s);
 
 /* plan.c */
 void plan_step(struct engine *e);

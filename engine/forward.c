@@ -7,6 +7,15 @@
 #include "base/size.h"
 #include "engine/engine_impl.h"
 
+/* What was recorded so far is finished before what follows; its time goes under `name` when
+ * profiling. */
+static void stage(struct engine *e, const char *name)
+{
+    gpu_barrier(e->gpu);
+    if (e->options.profile)
+        gpu_mark(e->gpu, name);
+}
+
 static void matmul(struct engine *e, const struct weight *w, const struct weight *bias, uint64_t a,
                    uint64_t residual, uint64_t out, uint32_t out_stride, uint32_t rows)
 {
@@ -51,7 +60,7 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
     matmul(e, &l->q, &l->q_bias, e->normed.address, 0, q, qkv_cols, rows);
     matmul(e, &l->k, &l->k_bias, e->normed.address, 0, k, qkv_cols, rows);
     matmul(e, &l->v, &l->v_bias, e->normed.address, 0, v, qkv_cols, rows);
-    gpu_barrier(e->gpu);
+    stage(e, "qkv");
     struct push_rope rope = {.qkv = q,
                              .angles = e->angles.address,
                              .pos = step + e->layout.pos,
@@ -66,7 +75,7 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
                              .pages_stride = e->pages_stride,
                              .page_bytes = e->page_bytes};
     kernel_rope(e->kernels, &rope);
-    gpu_barrier(e->gpu);
+    stage(e, "rope");
     struct push_attention att = {.qkv = q,
                                  .pos = rope.pos,
                                  .seq = rope.seq,
@@ -82,7 +91,7 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
                                  .page_bytes = e->page_bytes,
                                  .scale = e->attention_scale};
     kernel_attention(e->kernels, &att);
-    gpu_barrier(e->gpu);
+    stage(e, "attention");
 }
 
 /* x [R][n_embd] += W_down (silu(W_gate normed) * W_up normed) */
@@ -92,13 +101,13 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, uint32
     uint64_t gate = e->gate_up.address, up = gate + n_ff * sizeof(float);
     matmul(e, &l->ffn_gate, NULL, e->normed.address, 0, gate, 2 * n_ff, rows);
     matmul(e, &l->ffn_up, NULL, e->normed.address, 0, up, 2 * n_ff, rows);
-    gpu_barrier(e->gpu);
+    stage(e, "gate_up");
     struct push_silu_mul silu = {
         .gate_up = gate, .out = e->hidden.address, .rows = rows, .cols = n_ff};
     kernel_silu_mul(e->kernels, &silu);
-    gpu_barrier(e->gpu);
+    stage(e, "silu_mul");
     matmul(e, &l->ffn_down, NULL, e->hidden.address, e->x.address, e->x.address, n_embd, rows);
-    gpu_barrier(e->gpu);
+    stage(e, "ffn_down");
 }
 
 /* logits and sampled ids of the L rows, max_logit_rows at a time. */
@@ -110,10 +119,10 @@ static void head(struct engine *e)
         uint32_t count = (uint32_t)min_u64(e->max_logit_rows, e->logit_rows - first);
         rmsnorm(e, e->x.address, &e->weights.output_norm,
                 step + e->layout.logit_idx + first * sizeof(uint32_t), e->normed.address, count);
-        gpu_barrier(e->gpu);
+        stage(e, "norm");
         matmul(e, &e->weights.output, NULL, e->normed.address, 0, e->logits.address, m->n_vocab,
                count);
-        gpu_barrier(e->gpu);
+        stage(e, "head");
         struct push_sample sample = {.logits = e->logits.address,
                                      .params = step + e->layout.samples +
                                                first * sizeof(struct sample_row),
@@ -126,7 +135,7 @@ static void head(struct engine *e)
             uint64_t row_bytes = (uint64_t)m->n_vocab * sizeof(float);
             gpu_copy(e->gpu, &e->logits, 0, &e->logits_host, first * row_bytes, count * row_bytes);
         }
-        gpu_barrier(e->gpu);
+        stage(e, "sample");
     }
 }
 
@@ -142,18 +151,18 @@ void forward_record(struct engine *e)
                                .n_embd = m->n_embd,
                                .n_vocab = m->n_vocab};
     kernel_embed(e->kernels, &embed, e->weights.token_embd.type); /* x [R][n_embd] */
-    gpu_barrier(e->gpu);
+    stage(e, "embed");
     for (uint32_t i = 0; i < m->n_layer; i++) {
         const struct layer_weights *l = &e->weights.layers[i];
         rmsnorm(e, e->x.address, &l->attn_norm, 0, e->normed.address,
                 rows); /* normed [R][n_embd] */
-        gpu_barrier(e->gpu);
+        stage(e, "norm");
         attention(e, l, rows); /* attn [R][n_head * head_size] */
         matmul(e, &l->attn_output, NULL, e->attn.address, e->x.address, e->x.address, m->n_embd,
                rows);
-        gpu_barrier(e->gpu);
+        stage(e, "attn_output");
         rmsnorm(e, e->x.address, &l->ffn_norm, 0, e->normed.address, rows);
-        gpu_barrier(e->gpu);
+        stage(e, "norm");
         feed_forward(e, l, rows);
     }
     head(e); /* logits [L][n_vocab] -> tokens [L] */

@@ -6,7 +6,7 @@
 
 #include "base/hash.h"
 
-enum { NONE = UINT32_MAX };
+static const uint32_t NONE = UINT32_MAX;
 
 /* A page's state follows from two fields: refs > 0 held; refs == 0 and published: cached, in the
  * LRU list; refs == 0 and not published: free, in the free list. */
