@@ -1,8 +1,14 @@
-/* The commands of `octoflow`. Each takes the arguments after the command's name and returns the exit code: 0 done,
- * 1 some requests failed, 2 wrong usage, 3 fatal (one line on standard error says what). */
+/* The commands of `octoflow`. Each takes the arguments after the command's name and returns the
+ * exit code: 0 done, 1 some requests failed, 2 wrong usage, 3 fatal (one line on standard error
+ * says what). */
 #ifndef OCTO_CLIENT_COMMANDS_H
 #define OCTO_CLIENT_COMMANDS_H
 
+int cmd_run(int argc, char **argv);
+int cmd_submit(int argc, char **argv);
+int cmd_status(int argc, char **argv);
+int cmd_results(int argc, char **argv);
+int cmd_cancel(int argc, char **argv);
 int cmd_inspect(int argc, char **argv);
 int cmd_tokenize(int argc, char **argv);
 int cmd_detokenize(int argc, char **argv);

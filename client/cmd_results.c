@@ -1,0 +1,77 @@
+/* octoflow results: a batch's results from a broker into a file. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/size.h"
+#include "client/client.h"
+#include "client/remote.h"
+#include "client/results.h"
+
+struct options {
+    struct remote_options remote; /* first */
+    const char *output;
+    bool wait;
+};
+
+#define AT(field) offsetof(struct options, field)
+
+static const struct option table[] = {
+    {"The file", .type = OPTION_SECTION},
+    {"output", 'o', OPTION_STRING, AT(output), .arg = "OUT.jsonl",
+     .help = "where to write, replaced as a whole (default: standard output)"},
+    {"wait", 'w', OPTION_FLAG, AT(wait),
+     .help = "show progress until the batch is complete, then write"},
+    REMOTE_OPTIONS,
+};
+
+static const struct client_command command = {
+    .name = "results",
+    .text =
+        "usage: octoflow results BATCH [-o OUT.jsonl] [--wait] [options]\n"
+        "\n"
+        "Writes a batch's results in the order of its input, in the OpenAI Batch output format.\n"
+        "Of a batch that is not complete it writes what is there, says so, and exits with 1.\n"
+        "\n"
+        "    octoflow results --broker tcp://localhost:7420 night -o results.jsonl --wait\n"
+        "\n",
+    .options = table,
+    .options_count = ARRAY_LEN(table),
+    .min_arguments = 1,
+    .max_arguments = 1,
+    .arguments = "BATCH",
+};
+
+int cmd_results(int argc, char **argv)
+{
+    struct options o = {.remote = REMOTE_DEFAULTS};
+    struct results_counts counts = {0};
+    struct link l = {0};
+    struct err_msg why = {{0}};
+    const struct rec_BATCH *b = NULL;
+    bool complete = false;
+    uint64_t total = 0;
+    int count = 0;
+    int code = client_parse(&command, &o, argc, argv, &count);
+    if (code >= 0)
+        return code;
+    enum err e = remote_open(&o.remote, &l, &why);
+    if (e == ERR_OK && o.wait)
+        e = remote_wait(&l, argv[0], &why);
+    if (e == ERR_OK)
+        e = link_status(&l, argv[0], &b, &why);
+    if (e == ERR_OK) {
+        complete = link_batch_complete(b);
+        total = b->total;
+        e = results_write(&l, argv[0], o.output, &counts, &why);
+    }
+    link_close(&l);
+    if (e != ERR_OK)
+        return client_fail(command.name, e, &why);
+    fprintf(stderr,
+            "%" PRIu64 " of %" PRIu64 " lines: %" PRIu64 " answered, %" PRIu64 " failed, %" PRIu64
+            " cancelled%s\n",
+            counts.lines, total, counts.answered, counts.failed, counts.cancelled,
+            complete ? "" : "; the batch is not complete yet");
+    return complete && counts.answered == counts.lines ? EXIT_ALL_DONE : EXIT_SOME_FAILED;
+}

@@ -1,0 +1,138 @@
+/* octoflow submit: a file's lines into a batch of a broker that runs already. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/size.h"
+#include "client/client.h"
+#include "client/lines.h"
+#include "client/remote.h"
+#include "client/results.h"
+#include "client/submit.h"
+
+struct options {
+    struct remote_options remote; /* first */
+    const char *batch, *model;
+    int64_t max_tokens, seed, priority, max_attempts;
+    bool wait;
+};
+
+#define AT(field) offsetof(struct options, field)
+
+static const struct option table[] = {
+    {"The batch", .type = OPTION_SECTION},
+    {"batch", 0, OPTION_STRING, AT(batch), .arg = "NAME",
+     .help = "its name, up to 128 bytes (default: the file's name and a hash of its content)"},
+    {"model", 'm', OPTION_STRING, AT(model), .arg = "NAME",
+     .help = "only workers with this model run it: name (the file's without .gguf) or hash "
+             "(default: any worker)"},
+    {"priority", 0, OPTION_INT, AT(priority), .min = 1, .max = 255, .arg = "N",
+     .help = "1 to 255, higher runs first (default 100)"},
+    {"max-attempts", 0, OPTION_INT, AT(max_attempts), .min = 0, .max = 100, .arg = "N",
+     .help = "a line fails after this many lost workers (default: the broker's)"},
+    {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress and end when the batch has"},
+    {"Lines that do not say", .type = OPTION_SECTION},
+    {"max-tokens", 0, OPTION_INT, AT(max_tokens), .min = 1, .max = 1e9, .arg = "N",
+     .help = "most tokens of an answer (default 2048)"},
+    {"seed", 0, OPTION_INT, AT(seed), .arg = "N",
+     .help = "a line without seed gets a hash of this number and its custom_id (default 0)"},
+    REMOTE_OPTIONS,
+};
+
+static const struct client_command command = {
+    .name = "submit",
+    .text =
+        "usage: octoflow submit IN.jsonl [options]\n"
+        "\n"
+        "Sends the requests of a file, one a line, to a broker and prints the batch's name. The\n"
+        "lines are safe once it says so. The same again is a no-op: it goes on where it was cut.\n"
+        "\n"
+        "    octoflow submit --broker tcp://localhost:7420 prompts.jsonl --batch night\n"
+        "\n",
+    .options = table,
+    .options_count = ARRAY_LEN(table),
+    .min_arguments = 1,
+    .max_arguments = 1,
+    .arguments = "IN.jsonl",
+};
+
+/* Name and hash of the content: the same file is the same batch. */
+static enum err default_name(const char *path, char ret[PROTO_MAX_ID_BYTES + 1],
+                             struct err_msg *why)
+{
+    uint64_t hash = 0;
+    char name[PROTO_MAX_ID_BYTES + 1];
+    if (strcmp(path, "-") == 0)
+        return err_set(why, ERR_USAGE, "standard input needs a name: --batch NAME");
+    enum err e = lines_hash_file(path, &hash, why);
+    if (e != ERR_OK)
+        return e;
+    submit_batch_name(path, name);
+    if (strlen(name) > PROTO_MAX_ID_BYTES - 9)
+        return err_set(why, ERR_USAGE, "%s: the name is too long for a batch: say --batch NAME",
+                       path);
+    snprintf(ret, PROTO_MAX_ID_BYTES + 1, "%.119s-%08" PRIx32, name, (uint32_t)(hash >> 32));
+    return ERR_OK;
+}
+
+static enum err submit(struct link *l, const struct options *o, const char *path, const char *batch,
+                       struct err_msg *why)
+{
+    char shaping[300];
+    bool existed = false, complete = false;
+    struct submit_counts counts = {0};
+    snprintf(shaping, sizeof shaping, "model=%.128s max_tokens=%" PRId64 " seed=%" PRId64,
+             o->model != NULL ? o->model : "any", o->max_tokens, o->seed);
+    struct submit_options s = {
+        .path = path,
+        .batch = batch,
+        .model = o->model != NULL ? o->model : "",
+        .shaping = shaping,
+        .priority = (uint64_t)o->priority,
+        .max_attempts = (uint64_t)o->max_attempts,
+        .request = {.max_tokens = (uint64_t)o->max_tokens, .batch_seed = (uint64_t)o->seed},
+        .otherwise = "restore it, or choose another --batch",
+    };
+    enum err e = submit_open(l, &s, &existed, &complete, why);
+    if (e == ERR_OK)
+        e = submit_lines(l, &s, &counts, why);
+    if (e != ERR_OK)
+        return e;
+    fprintf(stderr,
+            "%" PRIu64 " lines: %" PRIu64 " new, %" PRIu64 " were there, %" PRIu64
+            " are not valid requests\n",
+            counts.lines, counts.accepted, counts.duplicates, counts.refused);
+    printf("%s\n", batch);
+    fflush(stdout);
+    return ERR_OK;
+}
+
+int cmd_submit(int argc, char **argv)
+{
+    struct options o = {.remote = REMOTE_DEFAULTS, .max_tokens = 2048, .priority = 100};
+    struct link l = {0};
+    struct err_msg why = {{0}};
+    char batch[PROTO_MAX_ID_BYTES + 1];
+    int count = 0;
+    int code = client_parse(&command, &o, argc, argv, &count);
+    if (code >= 0)
+        return code;
+    enum err e = remote_open(&o.remote, &l, &why);
+    if (e == ERR_OK && o.batch == NULL)
+        e = default_name(argv[0], batch, &why);
+    else if (e == ERR_OK && (size_t)snprintf(batch, sizeof batch, "%s", o.batch) >= sizeof batch)
+        e = err_set(&why, ERR_USAGE, "--batch: longer than %d bytes", PROTO_MAX_ID_BYTES);
+    if (e == ERR_OK)
+        e = submit(&l, &o, argv[0], batch, &why);
+    const struct rec_BATCH *b = NULL;
+    code = EXIT_ALL_DONE;
+    if (e == ERR_OK && o.wait) {
+        e = remote_wait(&l, batch, &why);
+        if (e == ERR_OK)
+            e = link_status(&l, batch, &b, &why);
+        if (e == ERR_OK && b->failed + b->cancelled > 0)
+            code = EXIT_SOME_FAILED;
+    }
+    link_close(&l);
+    return e == ERR_OK ? code : client_fail(command.name, e, &why);
+}

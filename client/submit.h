@@ -1,0 +1,40 @@
+/* A file's lines into a batch: read, checked, sent in chunks, sealed. Doing it again is how a batch
+ * is resumed: the broker knows each line by its number and hash, takes what is new and refuses what
+ * was edited. Memory: one chunk, and 16 bytes a line for its custom_id. */
+#ifndef OCTO_CLIENT_SUBMIT_H
+#define OCTO_CLIENT_SUBMIT_H
+
+#include "client/link.h"
+#include "client/request.h"
+
+struct submit_options {
+    const char *path; /* "-": standard input */
+    const char *batch;
+    const char *model;   /* name or hash the batch asks for; "": any */
+    const char *shaping; /* all that shapes the outputs, for people; its hash guards a resume */
+    uint64_t priority, max_attempts; /* 0: the broker's */
+    struct request_options request;
+    const char *otherwise; /* what to do about a conflict, ends its message */
+    /* Called after each chunk; may be NULL. */
+    void (*on_progress)(void *user, uint64_t lines);
+    void *user;
+};
+
+struct submit_counts {
+    uint64_t lines, accepted, duplicates;
+    uint64_t refused; /* of lines: not valid */
+};
+
+/* BATCH_NEW. *ret_complete: it was there, and nothing is left to do. */
+enum err submit_open(struct link *l, const struct submit_options *o, bool *ret_existed,
+                     bool *ret_complete, struct err_msg *why) MUST_CHECK;
+/* SUBMIT all lines, then SEAL. ERR_CONFLICT: "FILE:LINE: ..." says which line is not what it was.
+ */
+enum err submit_lines(struct link *l, const struct submit_options *o, struct submit_counts *ret,
+                      struct err_msg *why) MUST_CHECK;
+
+/* The batch's name for a file: its base name, cut to what the protocol takes and mended where it is
+ * no UTF-8. "-" is "stdin". */
+void submit_batch_name(const char *path, char ret[PROTO_MAX_ID_BYTES + 1]);
+
+#endif
