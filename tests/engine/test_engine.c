@@ -1,0 +1,272 @@
+/* The engine's contract on octo-tiny: bad requests, ends of sequences, banned stop tokens, more
+ * sequences than pages, prefix sharing, and Vulkan calls that fail in the middle. That all of it
+ * leaves the bytes alone is checked by `octoflow-bench invariance`, which runs as a test too. */
+#include "base/size.h"
+#include "engine/engine.h"
+#include "tests/check.h"
+
+static const struct model *model;
+static uint32_t device_index;
+
+/* "<|im_start|>user\n" and so on: any ids do. */
+static const uint32_t prompt[] = {1,    282, 201, 43, 595, 630, 259, 353, 362, 259,
+                                  1395, 835, 968, 16, 2,   201, 1,   325, 201};
+
+static struct engine *open_engine(struct engine_options o)
+{
+    struct engine *e = NULL;
+    struct err_msg why;
+    o.device_index = device_index;
+    o.validate = getenv("OCTO_VALIDATE") != NULL;
+    CHECK_OK(engine_create(model, &o, &e, &why), why);
+    return e;
+}
+
+static struct engine_request request(uint64_t id, uint32_t max_tokens)
+{
+    return (struct engine_request){.id = id,
+                                   .prompt = prompt,
+                                   .prompt_count = ARRAY_LEN(prompt),
+                                   .max_tokens = max_tokens,
+                                   .top_p = 1};
+}
+
+struct outcome {
+    uint32_t tokens[64];
+    size_t count;
+    enum engine_finish finish;
+    uint32_t cached;
+};
+
+/* Runs all; outcomes by id. */
+static enum err run(struct engine *e, struct outcome *out, size_t out_count, uint64_t *ret_prefill,
+                    struct err_msg *why)
+{
+    while (engine_live(e) > 0) {
+        const struct engine_event *events;
+        size_t count;
+        struct engine_step_stats stats;
+        enum err r = engine_step(e, &events, &count, &stats, why);
+        if (r != ERR_OK)
+            return r;
+        if (ret_prefill != NULL)
+            *ret_prefill += stats.prefill_tokens;
+        for (size_t i = 0; i < count; i++) {
+            struct outcome *o = &out[events[i].id];
+            if (events[i].id >= out_count || o->count == ARRAY_LEN(o->tokens) ||
+                o->finish != ENGINE_RUNNING)
+                return err_set(why, ERR_INTERNAL, "unexpected event of sequence %llu",
+                               (unsigned long long)events[i].id);
+            o->tokens[o->count++] = events[i].token;
+            o->finish = events[i].finish;
+            o->cached = events[i].cached_count;
+        }
+    }
+    return ERR_OK;
+}
+
+static void bad_requests(void)
+{
+    struct engine *e = open_engine((struct engine_options){.max_seqs = 2, .max_ctx = 64});
+    struct err_msg why;
+    uint32_t ids[100] = {0}, outside[] = {1, 4096};
+    struct engine_request r = request(1, 4);
+    r.prompt_count = 0;
+    CHECK_ERR(engine_add(e, &r, &why), ERR_RANGE);
+    r.prompt = ids;
+    r.prompt_count = 64;
+    CHECK_ERR(engine_add(e, &r, &why), ERR_RANGE);
+    CHECK_HAS(why.text, "64");
+    r.prompt = outside;
+    r.prompt_count = 2;
+    CHECK_ERR(engine_add(e, &r, &why), ERR_RANGE);
+    CHECK_HAS(why.text, "4096");
+    r = request(1, 4);
+    r.completion = prompt;
+    r.completion_count = 4;
+    CHECK_ERR(engine_add(e, &r, &why), ERR_RANGE);
+    r = request(1, 4);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_ERR(engine_add(e, &r, &why), ERR_CONFLICT);
+    r.id = 2;
+    CHECK_OK(engine_add(e, &r, &why), why);
+    r.id = 3;
+    CHECK_ERR(engine_add(e, &r, &why), ERR_FULL);
+    engine_remove(e, 1);
+    engine_remove(e, 77);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    engine_destroy(&e);
+    struct engine_options small = {.max_ctx = 64, .kv_tokens = 32, .device_index = device_index};
+    CHECK_ERR(engine_create(model, &small, &e, &why), ERR_RANGE);
+    CHECK_HAS(why.text, "longest sequence");
+}
+
+static void ends(void)
+{
+    struct engine *e = open_engine((struct engine_options){.max_seqs = 8, .max_ctx = 40});
+    struct outcome o[8] = {0};
+    struct err_msg why;
+    struct engine_request r = request(0, 5);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    r = request(1, 1000); /* ends with the context: 40 - 19 */
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_OK(run(e, o, 2, NULL, &why), why);
+    CHECK_INT(o[0].count, 5);
+    CHECK_INT(o[0].finish, ENGINE_LENGTH);
+    CHECK_INT(o[1].count, 21);
+    CHECK_INT(o[1].finish, ENGINE_LENGTH);
+    CHECK(memcmp(o[0].tokens, o[1].tokens, 5 * sizeof(uint32_t)) == 0);
+    /* The third token as a stop token ends it there; banned until four were drawn, it does not come
+     * before. */
+    uint32_t stop = o[1].tokens[2];
+    r = request(2, 10);
+    r.stop_tokens = &stop;
+    r.stop_tokens_count = 1;
+    CHECK_OK(engine_add(e, &r, &why), why);
+    r.id = 3;
+    r.min_tokens = 4;
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_OK(run(e, o, 4, NULL, &why), why);
+    CHECK_INT(o[2].finish, ENGINE_STOP);
+    CHECK(o[2].count <= 3 && o[2].tokens[o[2].count - 1] == stop);
+    CHECK(o[3].count >= 4);
+    for (size_t i = 0; i < 4; i++)
+        CHECK(o[3].tokens[i] != stop);
+    /* Going on from a checkpoint gives the rest of the same tokens. */
+    r = request(4, 21);
+    r.completion = o[1].tokens;
+    r.completion_count = 9;
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_OK(run(e, o, 5, NULL, &why), why);
+    CHECK_INT(o[4].count, 12);
+    CHECK(memcmp(o[4].tokens, o[1].tokens + 9, 12 * sizeof(uint32_t)) == 0);
+    const struct engine_event *events;
+    size_t count;
+    CHECK_ERR(engine_step(e, &events, &count, NULL, &why), ERR_AGAIN);
+    CHECK_INT(engine_validation_errors(e), 0);
+    engine_destroy(&e);
+}
+
+/* Eight sequences of up to 64 tokens over pages for two and a half: all finish, with the tokens
+ * each has alone. */
+static void few_pages(void)
+{
+    struct engine *e = open_engine((struct engine_options){.max_seqs = 8,
+                                                           .max_ctx = 64,
+                                                           .kv_tokens = 160,
+                                                           .chunk_tokens = 16,
+                                                           .no_prefix_cache = true});
+    struct outcome together[8] = {0}, alone[8] = {0};
+    struct err_msg why;
+    for (uint64_t i = 0; i < 8; i++) {
+        struct engine_request r = request(i, 40);
+        r.prompt_count -= (size_t)i % 3;
+        r.temperature = i % 2 == 0 ? 0 : 1;
+        r.seed = i;
+        CHECK_OK(engine_add(e, &r, &why), why);
+    }
+    CHECK_OK(run(e, together, 8, NULL, &why), why);
+    CHECK(engine_preemptions(e) > 0);
+    CHECK_INT(engine_kv_tokens_free(e), 160);
+    for (uint64_t i = 0; i < 8; i++) {
+        struct engine_request r = request(i, 40);
+        r.prompt_count -= (size_t)i % 3;
+        r.temperature = i % 2 == 0 ? 0 : 1;
+        r.seed = i;
+        CHECK_OK(engine_add(e, &r, &why), why);
+        CHECK_OK(run(e, alone, 8, NULL, &why), why);
+        CHECK_INT(together[i].count, alone[i].count);
+        CHECK(memcmp(together[i].tokens, alone[i].tokens, sizeof alone[i].tokens) == 0);
+    }
+    engine_destroy(&e);
+}
+
+/* Six requests behind the same 96 tokens compute them once. */
+static void shared_prefix(void)
+{
+    struct engine *e =
+        open_engine((struct engine_options){.max_seqs = 6, .max_ctx = 256, .chunk_tokens = 48});
+    struct outcome o[6] = {0};
+    struct err_msg why;
+    uint32_t ids[100];
+    uint64_t prefill = 0;
+    for (uint32_t i = 0; i < 100; i++)
+        ids[i] = 300 + i;
+    for (uint32_t i = 0; i < 6; i++) {
+        struct engine_request r = request(i, 3);
+        ids[98] = 500 + i; /* beyond the third page */
+        r.prompt = ids;
+        r.prompt_count = 100;
+        CHECK_OK(engine_add(e, &r, &why), why);
+    }
+    CHECK_OK(run(e, o, 6, &prefill, &why), why);
+    CHECK_INT(prefill, 96 + 6 * 4);
+    for (uint32_t i = 0; i < 6; i++)
+        CHECK_INT(o[i].cached, i == 0 ? 0 : 96);
+    engine_destroy(&e);
+}
+
+static int calls_until_fault;
+static int fault(void *user, const char *call)
+{
+    (void)user;
+    (void)call;
+    return calls_until_fault-- == 0 ? -4 /* VK_ERROR_DEVICE_LOST */ : 0;
+}
+
+/* Each checked call in turn is lost, from creation to the end of a run: one clear error, nothing
+ * leaks, no crash. */
+static void failing_calls(void)
+{
+    struct engine_options o = {.max_seqs = 1, .max_ctx = 64, .device_index = device_index};
+    int failed = 0, call = 0;
+    for (bool clean = false; !clean && call < 5000; call += call < 40 ? 1 : 37) {
+        struct engine *e = NULL;
+        struct err_msg why = {0};
+        struct outcome out[1] = {0};
+        struct engine_request r = request(0, 2);
+        calls_until_fault = call;
+        gpu_set_fault_fn(fault, NULL);
+        enum err bad = engine_create(model, &o, &e, &why);
+        if (bad == ERR_OK)
+            bad = engine_add(e, &r, &why);
+        if (bad == ERR_OK)
+            bad = run(e, out, 1, NULL, &why);
+        gpu_set_fault_fn(NULL, NULL);
+        engine_destroy(&e);
+        clean = calls_until_fault >= 0;
+        if (clean) {
+            CHECK_INT(bad, ERR_OK);
+        } else if (bad != ERR_OK) {
+            failed++;
+            if (bad != ERR_DEVICE && bad != ERR_NOMEM && bad != ERR_UNSUPPORTED)
+                CHECK_INT(bad, ERR_DEVICE);
+            if (strstr(why.text, "vk") == NULL)
+                CHECK_HAS(why.text, "vk");
+        }
+    }
+    CHECK(failed > 20);
+}
+
+int main(int argc, char **argv)
+{
+    struct err_msg why;
+    struct gpu_device_info list[GPU_MAX_DEVICES];
+    size_t count = 0, index = 0;
+    struct model *m = NULL;
+    if (argc < 2 || gpu_list(list, &count, &why) != ERR_OK ||
+        gpu_choose(list, count, NULL, &index, &why) != ERR_OK)
+        return 77; /* no Vulkan device at all */
+    device_index = list[index].index;
+    CHECK_OK(model_open(argv[1], &m, &why), why);
+    if (m == NULL)
+        return check_report();
+    model = m;
+    bad_requests();
+    ends();
+    few_pages();
+    shared_prefix();
+    failing_calls();
+    model_close(&m);
+    return check_report();
+}

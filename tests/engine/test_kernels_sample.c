@@ -1,0 +1,426 @@
+/* The sampler: exact greedy choice, filters and draw against a twin written from the definitions
+ * (sorting, masses in integers, Philox from the paper), statistics of many draws, and rows that do
+ * not see their neighbours.
+ * `--time` measures instead. */
+#include <time.h>
+
+#include "base/size.h"
+#include "tests/engine/kernel_bed.h"
+
+enum { MAX_BANNED = 160 };
+
+struct row {
+    struct sample_row p;
+    uint32_t banned[MAX_BANNED];
+};
+
+static struct row plain_row(float temperature, uint64_t seed, uint32_t position)
+{
+    return (struct row){.p = {.temperature = temperature,
+                              .top_p = 1,
+                              .seed_low = (uint32_t)seed,
+                              .seed_high = (uint32_t)(seed >> 32),
+                              .position = position}};
+}
+
+static void *take(size_t bytes)
+{
+    void *p = calloc(1, bytes + 1);
+    if (p == NULL)
+        exit(1);
+    return p;
+}
+
+static void run(struct bed *b, const float *logits, struct row *rows, uint32_t count,
+                uint32_t n_vocab, uint32_t *ret_ids)
+{
+    struct sample_row *params = take(count * sizeof *params);
+    uint32_t *banned = take((size_t)count * MAX_BANNED * 4), used = 0;
+    for (uint32_t r = 0; r < count; r++) {
+        rows[r].p.banned_begin = used;
+        memcpy(banned + used, rows[r].banned, rows[r].p.banned_count * 4);
+        used += rows[r].p.banned_count;
+        params[r] = rows[r].p;
+    }
+    bed_clear(b);
+    struct tensor logits_t = bed_tensor(b, logits, (uint64_t)count * n_vocab * 4);
+    struct tensor params_t = bed_tensor(b, params, count * sizeof *params);
+    struct tensor banned_t = bed_tensor(b, banned, used * 4), out = bed_tensor(b, NULL, count * 4);
+    struct push_sample p = {.logits = logits_t.address,
+                            .params = params_t.address,
+                            .banned = banned_t.address,
+                            .out = out.address,
+                            .rows = count,
+                            .n_vocab = n_vocab};
+    bed_begin(b);
+    kernel_sample(b->kernels, &p);
+    bed_run(b);
+    bed_check(b);
+    bed_get(b, &out, ret_ids);
+    free(params);
+    free(banned);
+}
+
+static uint32_t run_one(struct bed *b, const float *logits, struct row row, uint32_t n_vocab)
+{
+    uint32_t id = UINT32_MAX;
+    run(b, logits, &row, 1, n_vocab, &id);
+    return id;
+}
+
+/* ---- the twin ---- */
+
+/* Philox4x32-10, Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3". */
+static void philox(uint32_t counter[4], uint32_t key0, uint32_t key1)
+{
+    for (int round = 0; round < 10; round++) {
+        uint64_t a = (uint64_t)0xD2511F53 * counter[0], c = (uint64_t)0xCD9E8D57 * counter[2];
+        uint32_t next[4] = {(uint32_t)(c >> 32) ^ counter[1] ^ key0, (uint32_t)c,
+                            (uint32_t)(a >> 32) ^ counter[3] ^ key1, (uint32_t)a};
+        memcpy(counter, next, sizeof next);
+        key0 += 0x9E3779B9;
+        key1 += 0xBB67AE85;
+    }
+}
+
+static bool twin_banned(const struct row *row, uint32_t id)
+{
+    for (uint32_t i = 0; i < row->p.banned_count; i++)
+        if (row->banned[i] == id)
+            return true;
+    return false;
+}
+
+static int descending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? 1 : x > y ? -1 : 0;
+}
+
+/* z of the kept ids, -infinity for the others; *ret_margin: the distance (in z, or in relative mass
+ * for top_p) of the nearest decision to its threshold: where it is tiny, f32 may rightly decide
+ * otherwise. */
+static double *twin_kept(const float *logits, const struct row *row, uint32_t n, double *ret_margin)
+{
+    double *z = take(n * sizeof *z), *sorted = take(n * sizeof *z), zmax = -INFINITY,
+           least = -INFINITY;
+    *ret_margin = INFINITY;
+    for (uint32_t i = 0; i < n; i++) {
+        z[i] = twin_banned(row, i) || isnan(logits[i]) ? -INFINITY
+                                                       : logits[i] / (double)row->p.temperature;
+        zmax = fmax(zmax, z[i]);
+    }
+    if (row->p.min_p > 0)
+        least = zmax + log((double)row->p.min_p);
+    for (uint32_t i = 0; i < n; i++) {
+        *ret_margin = fmin(*ret_margin, fabs(z[i] - least) > 0 ? fabs(z[i] - least) : INFINITY);
+        z[i] = z[i] < least ? -INFINITY : z[i];
+    }
+    memcpy(sorted, z, n * sizeof *z);
+    qsort(sorted, n, sizeof *sorted, descending);
+    if (row->p.top_k > 0 && row->p.top_k < n)
+        least = fmax(least, sorted[row->p.top_k - 1]);
+    if (row->p.top_p < 1) {
+        double total = 0, sum = 0;
+        for (uint32_t i = 0; i < n && sorted[i] >= least; i++)
+            total += floor(exp(sorted[i] - zmax) * 16777216.0);
+        for (uint32_t i = 0; i < n && sorted[i] >= least; i++) {
+            sum += floor(exp(sorted[i] - zmax) * 16777216.0);
+            if (i + 1 < n && sorted[i + 1] == sorted[i])
+                continue;
+            *ret_margin = fmin(*ret_margin, fabs(sum / total - (double)row->p.top_p));
+            if (sum >= total * (double)row->p.top_p) {
+                least = sorted[i];
+                break;
+            }
+        }
+    }
+    for (uint32_t i = 0; i < n; i++)
+        z[i] = z[i] < least ? -INFINITY : z[i];
+    free(sorted);
+    return z;
+}
+
+/* The id drawn, and by how much it won. */
+static uint32_t twin_draw(const float *logits, const struct row *row, uint32_t n,
+                          double *ret_margin)
+{
+    double best = -INFINITY, second = -INFINITY, *z = twin_kept(logits, row, n, ret_margin);
+    uint32_t best_id = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (isinf(z[i]))
+            continue;
+        uint32_t counter[4] = {row->p.position, row->p.choice, i, 0};
+        philox(counter, row->p.seed_low, row->p.seed_high);
+        double v = (counter[0] + 0.5) / 4294967296.0, score = z[i] - log(-log1p(-v));
+        if (score > best) {
+            second = best;
+            best = score;
+            best_id = i;
+        } else {
+            second = fmax(second, score);
+        }
+    }
+    *ret_margin = fmin(*ret_margin, best - second);
+    free(z);
+    return best_id;
+}
+
+/* ---- tests ---- */
+
+static void test_philox(void)
+{
+    /* The paper's known answers (Random123, kat_vectors). */
+    uint32_t zero[4] = {0}, ones[4] = {~0u, ~0u, ~0u, ~0u};
+    philox(zero, 0, 0);
+    CHECK(zero[0] == 0x6627e8d5 && zero[1] == 0xe169c58d && zero[2] == 0xbc57ac4c &&
+          zero[3] == 0x9b00dbd8);
+    philox(ones, ~0u, ~0u);
+    CHECK(ones[0] == 0x408f276d && ones[1] == 0x41c83b0e && ones[2] == 0xa20bc7c6 &&
+          ones[3] == 0x6d5451fd);
+}
+
+static void test_greedy(struct bed *b)
+{
+    for (int i = 0; i < 12; i++) {
+        uint32_t n = 1 + (uint32_t)check_rng_below(&b->rng, i < 6 ? 100 : 5000), best = 0;
+        float *x = bed_floats(b, n, -10, 10);
+        struct row row = plain_row(0, 1, 1);
+        for (uint32_t j = 0; j < n; j++) {
+            if (i % 3 == 0)
+                x[j] = floorf(x[j]); /* ties: the lowest id */
+            if (i % 3 == 1 && check_rng_below(&b->rng, 4) == 0)
+                x[j] = NAN; /* never the best */
+        }
+        x[n / 2] = -1; /* a number there is, always */
+        if (i % 4 == 3)
+            for (uint32_t j = 0; j < n / 2 && j < MAX_BANNED; j++)
+                row.banned[row.p.banned_count++] = (uint32_t)check_rng_below(&b->rng, n / 2);
+        for (uint32_t j = 0, found = 0; j < n; j++) {
+            if (twin_banned(&row, j) || isnan(x[j]) || (found && !(x[j] > x[best])))
+                continue;
+            best = j;
+            found = 1;
+        }
+        CHECK_INT(run_one(b, x, row, n), best);
+        free(x);
+    }
+}
+
+static void test_edges(struct bed *b)
+{
+    float all_nan[5] = {NAN, NAN, NAN, NAN, NAN}, infinite[4] = {1, INFINITY, INFINITY, 3};
+    float lost[4] = {-INFINITY, -INFINITY, NAN, -INFINITY}, zeros[3] = {-0.0f, 0.0f, -1};
+    struct row row = plain_row(1, 7, 3), greedy = plain_row(0, 7, 3);
+    CHECK_INT(run_one(b, all_nan, row, 5), 0);
+    CHECK_INT(run_one(b, infinite, row, 4), 1);
+    CHECK_INT(run_one(b, lost, row, 4), 0);
+    CHECK_INT(run_one(b, zeros, greedy, 3), 0); /* -0 equals 0 */
+    row.p.banned_count = greedy.p.banned_count = 2;
+    row.banned[0] = greedy.banned[0] = 0;
+    row.banned[1] = greedy.banned[1] = 1;
+    CHECK_INT(run_one(b, all_nan, row, 5), 2);
+    CHECK_INT(run_one(b, infinite, greedy, 4), 2);
+    row.p.banned_count = 0;
+    row.p.temperature = NAN; /* not above 0: greedy */
+    CHECK_INT(run_one(b, zeros, row, 3), 0);
+    float close[3] = {5, 6, 5.5f}, low[3] = {-6, -5, -5.5f};
+    row.p.temperature = 1e-38f; /* all overflow: the best is the best nevertheless */
+    CHECK_INT(run_one(b, close, row, 3), 1);
+    CHECK_INT(run_one(b, low, row, 3), 1);
+    row.p.temperature = 1e-42f;
+    CHECK_INT(run_one(b, close, row, 3), 1);
+    CHECK_INT(run_one(b, low, row, 3), 1);
+    row = plain_row(1, 7, 3); /* filters at their limits keep the best */
+    row.p.top_p = 0;
+    CHECK_INT(run_one(b, close, row, 3), 1);
+    row.p.top_p = 1;
+    row.p.min_p = 2;
+    CHECK_INT(run_one(b, close, row, 3), 1);
+    row.p.min_p = 0;
+    row.p.top_k = 1;
+    CHECK_INT(run_one(b, close, row, 3), 1);
+}
+
+/* Random parameters; where the twin's margin is clear of f32 rounding, the same token. */
+static void test_draws(struct bed *b)
+{
+    unsigned clear = 0, filtered = 0;
+    enum { ROUNDS = 60, ROWS = 4 };
+    for (int i = 0; i < ROUNDS; i++) {
+        uint32_t n = 1 + (uint32_t)check_rng_below(&b->rng, i % 3 == 0 ? 4500 : 200), ids[ROWS];
+        float *x = bed_floats(b, (size_t)n * ROWS, -8, 8);
+        struct row rows[ROWS];
+        for (uint32_t r = 0; r < ROWS; r++) {
+            rows[r] = plain_row(check_rng_float(&b->rng, 0.3f, 2), check_rng_next(&b->rng),
+                                (uint32_t)check_rng_below(&b->rng, 40000));
+            struct sample_row *p = &rows[r].p;
+            p->choice = (uint32_t)check_rng_below(&b->rng, 2);
+            if (check_rng_below(&b->rng, 2))
+                p->top_k = 1 + (uint32_t)check_rng_below(&b->rng, 50);
+            if (check_rng_below(&b->rng, 2))
+                p->top_p = check_rng_float(&b->rng, 0.05f, 0.99f);
+            if (check_rng_below(&b->rng, 2))
+                p->min_p = check_rng_float(&b->rng, 0.001f, 0.3f);
+            for (uint32_t j = 0; j < n / 4 && j < MAX_BANNED && i % 4 == 0; j++)
+                rows[r].banned[p->banned_count++] = (uint32_t)check_rng_below(&b->rng, n);
+            if (i % 5 == 0) /* ties at thresholds */
+                for (uint32_t j = 0; j < n; j++)
+                    x[(size_t)r * n + j] = floorf(x[(size_t)r * n + j] * 2) / 2;
+        }
+        run(b, x, rows, ROWS, n, ids);
+        for (uint32_t r = 0; r < ROWS; r++) {
+            double margin;
+            uint32_t want = twin_draw(x + (size_t)r * n, &rows[r], n, &margin);
+            /* Rounding of z, exp, log in f32: below 1e-5 each here. */
+            if (margin < 1e-4)
+                continue;
+            clear++;
+            filtered += rows[r].p.top_k > 0 || rows[r].p.top_p < 1 || rows[r].p.min_p > 0;
+            if (!CHECK(ids[r] == want))
+                fprintf(
+                    stderr,
+                    "    round %d row %u of %u ids: %u, expected %u (top_k %u top_p %g min_p %g)\n",
+                    i, r, n, ids[r], want, rows[r].p.top_k, (double)rows[r].p.top_p,
+                    (double)rows[r].p.min_p);
+        }
+    }
+    CHECK(clear > ROUNDS * ROWS / 2 && filtered > ROUNDS);
+}
+
+/* A row alone gives what it gave beside others. */
+static void test_neighbours(struct bed *b)
+{
+    enum { ROWS = 9, N = 3000 };
+    float *x = bed_floats(b, (size_t)ROWS * N, -4, 4);
+    struct row rows[ROWS];
+    uint32_t ids[ROWS];
+    for (uint32_t r = 0; r < ROWS; r++) {
+        rows[r] = plain_row(r % 3 == 0 ? 0 : 0.9f, r * UINT64_C(0x123456789abcdef), r * 100);
+        rows[r].p.top_k = r % 2 ? 0 : 40;
+        rows[r].p.top_p = r % 4 ? 0.9f : 1;
+        rows[r].p.banned_count = r;
+        for (uint32_t i = 0; i < r; i++)
+            rows[r].banned[i] = i;
+    }
+    run(b, x, rows, ROWS, N, ids);
+    for (uint32_t r = 0; r < ROWS; r++)
+        CHECK_INT(run_one(b, x + (size_t)r * N, rows[r], N), ids[r]);
+    free(x);
+}
+
+/* Many draws of one distribution: chi-square against its probabilities. Fixed seeds, so the outcome
+ * is fixed; 60 is far beyond chance for 19 degrees of freedom (p < 5e-6). */
+static void test_statistics(struct bed *b)
+{
+    enum { N = 20, ROWS = 4000 };
+    float *x = take((size_t)ROWS * N * 4);
+    struct row *rows = take(ROWS * sizeof *rows);
+    uint32_t *ids = take(ROWS * 4), counts[N] = {0};
+    double total = 0, chi = 0;
+    for (uint32_t r = 0; r < ROWS; r++) {
+        rows[r] = plain_row(1.5f, 1000 + r % 40, r / 40);
+        for (uint32_t i = 0; i < N; i++)
+            x[(size_t)r * N + i] = (float)(i % 7) * 0.5f;
+    }
+    run(b, x, rows, ROWS, N, ids);
+    for (uint32_t r = 0; r < ROWS; r++)
+        if (CHECK(ids[r] < N))
+            counts[ids[r]]++;
+    for (uint32_t i = 0; i < N; i++)
+        total += exp((i % 7) * 0.5 / 1.5);
+    for (uint32_t i = 0; i < N; i++) {
+        double want = ROWS * exp((i % 7) * 0.5 / 1.5) / total;
+        chi += (counts[i] - want) * (counts[i] - want) / want;
+    }
+    printf("chi-square %.1f for %d degrees of freedom\n", chi, N - 1);
+    CHECK(chi < 60);
+    free(x);
+    free(rows);
+    free(ids);
+}
+
+/* A real vocabulary's size: no invocation may run into a shader's loop limit. */
+static void test_large(struct bed *b)
+{
+    enum { N = 151936 };
+    float *x = bed_floats(b, N, -3, 3);
+    struct row row = plain_row(1, 99, 5);
+    double margin;
+    row.p.top_k = 30;
+    row.p.top_p = 0.8f;
+    for (uint32_t i = 0; i < MAX_BANNED; i++)
+        row.banned[row.p.banned_count++] = N - 1 - i * 17;
+    x[N - 1] = 50; /* banned */
+    x[N - 2] = 9;
+    for (uint32_t i = 0; i < 40; i++)
+        x[i * 3000 + 11] = 4 + (float)i * 0.11f;
+    uint32_t want = twin_draw(x, &row, N, &margin);
+    for (int i = 0; i < 20 && margin < 1e-4; i++) { /* another draw is clearer */
+        row.p.position++;
+        want = twin_draw(x, &row, N, &margin);
+    }
+    if (CHECK(margin > 1e-4))
+        CHECK_INT(run_one(b, x, row, N), want);
+    row.p.temperature = 0;
+    CHECK_INT(run_one(b, x, row, N), N - 2);
+    free(x);
+}
+
+static void time_rows(struct bed *b, const char *what, uint32_t count, struct row row)
+{
+    enum { N = 4096 };
+    float *x = bed_floats(b, (size_t)count * N, -5, 5);
+    struct row *rows = take(count * sizeof *rows);
+    uint32_t *ids = take(count * 4);
+    double best = INFINITY, cpu = INFINITY;
+    for (uint32_t r = 0; r < count; r++)
+        rows[r] = row;
+    for (int i = 0; i < 5; i++) {
+        run(b, x, rows, count, N, ids); /* includes the upload */
+        struct push_sample p = {.logits = b->tensors[0].address,
+                                .params = b->tensors[1].address,
+                                .banned = b->tensors[2].address,
+                                .out = b->tensors[3].address,
+                                .rows = count,
+                                .n_vocab = N};
+        bed_begin(b);
+        kernel_sample(b->kernels, &p);
+        clock_t begin_cpu = clock();
+        uint64_t begin = clock_mono_ns();
+        bed_run(b);
+        best = fmin(best, (double)(clock_mono_ns() - begin) / 1e3);
+        cpu = fmin(cpu, (double)(clock() - begin_cpu) / (CLOCKS_PER_SEC / 1e6));
+    }
+    printf("sample %s, %u rows of %d: %.0f us, %.0f us of cpu\n", what, count, N, best, cpu);
+    free(x);
+    free(rows);
+    free(ids);
+}
+
+int main(int argc, char **argv)
+{
+    struct bed b;
+    bed_start(&b, UINT64_C(8) << 20, 3);
+    if (argc > 1 && strcmp(argv[1], "--time") == 0) {
+        struct row filters = plain_row(1, 5, 5);
+        filters.p.top_k = 40;
+        filters.p.top_p = 0.9f;
+        time_rows(&b, "greedy", 32, plain_row(0, 5, 5));
+        time_rows(&b, "temperature", 32, plain_row(1, 5, 5));
+        time_rows(&b, "top_k, top_p", 32, filters);
+        return bed_finish(&b);
+    }
+    struct push_sample none = {.n_vocab = 3};
+    bed_begin(&b);
+    kernel_sample(b.kernels, &none);
+    bed_run(&b);
+    test_philox();
+    test_greedy(&b);
+    test_edges(&b);
+    test_draws(&b);
+    test_neighbours(&b);
+    test_statistics(&b);
+    test_large(&b);
+    return bed_finish(&b);
+}
