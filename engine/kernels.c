@@ -70,7 +70,7 @@ static const struct plain_kernel {
     [FEW_128] = {SHADER(attention_few, attention), 2, {{32, 1}, {32, 1}}},
     [FEW_128_PAIRS] = {SHADER(attention_few, attention), 2, {{32, 2}, {32, 2}}},
     [SILU_MUL] = {SHADER(silu_mul, silu_mul), 1, {{ELEMENTS}, {ELEMENTS}}},
-    [SAMPLE] = {SHADER(sample, sample), 1, {{64}, {256}}},
+    [SAMPLE] = {SHADER(sample, sample), 1, {{128}, {256}}},
     [COPY_PAGES] = {SHADER(copy_pages, copy_pages), 1, {{ELEMENTS}, {ELEMENTS}}},
 };
 

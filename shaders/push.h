@@ -76,11 +76,12 @@
     U32(position)     /* the position the sampled token will have */                               \
     U32(choice)       /* 0; for n > 1 the choice's number */                                       \
     U32(banned_begin) /* banned[begin .. begin + count): ids that must not be drawn */             \
-    U32(banned_count)                                                                              \
+    U32(banned_count) /* at most SAMPLE_MAX_BANNED: the rest is not looked at */                   \
     U32(pad0)                                                                                      \
     U32(pad1)
 
 #define PAGE_TOKENS 32
+#define SAMPLE_MAX_BANNED 512
 
 #ifndef OCTO_GLSL
 struct push_embed { PUSH_EMBED };

@@ -17,11 +17,12 @@ layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer Row
 
 const uint SIZE = gl_WorkGroupSize.x;
 const uint KEY_NEGATIVE_INF = 0x007fffffu, KEY_INF = 0xff800000u;
-const uint BUCKETS = 256, FILTER_BITS = 8192;
+const uint BUCKETS = 256, FILTER_BITS = 8192, SLOTS = 2 * SAMPLE_MAX_BANNED;
 
 shared uint best_key[SIZE], best_id[SIZE];        /* one a subgroup */
 shared uint bucket_low[BUCKETS], bucket_high[BUCKETS];
 shared uint banned_bits[FILTER_BITS / 32];        /* by id % FILTER_BITS: 0 means not banned */
+shared uint banned_slots[SLOTS];                  /* open addressing: id + 1; 0: empty */
 shared uint64_t found_above;
 shared uint found_bucket;
 
@@ -44,14 +45,14 @@ float value_of(uint key)
     return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
 }
 
+/* A look-up, not a walk over the list: an invocation's loop iterations are limited on some devices. */
 bool is_banned(uint id)
 {
     uint bit = id % FILTER_BITS;
     if (params.banned_count == 0 || (banned_bits[bit / 32] & (1u << (bit % 32))) == 0)
         return false;
-    U32s list = U32s(p.banned);
-    for (uint i = 0; i < params.banned_count; i++)
-        if (list.v[params.banned_begin + i] == id)
+    for (uint slot = id % SLOTS; banned_slots[slot] != 0; slot = (slot + 1) % SLOTS)
+        if (banned_slots[slot] == id + 1)
             return true;
     return false;
 }
@@ -65,12 +66,20 @@ uint read_key(uint id)
 
 void prepare_banned()
 {
+    uint count = min(params.banned_count, SAMPLE_MAX_BANNED);
     for (uint i = gl_LocalInvocationID.x; i < FILTER_BITS / 32; i += SIZE)
         banned_bits[i] = 0;
+    for (uint i = gl_LocalInvocationID.x; i < SLOTS; i += SIZE)
+        banned_slots[i] = 0;
     barrier();
-    for (uint i = gl_LocalInvocationID.x; i < params.banned_count; i += SIZE) {
-        uint bit = U32s(p.banned).v[params.banned_begin + i] % FILTER_BITS;
+    for (uint i = gl_LocalInvocationID.x; i < count; i += SIZE) {
+        uint id = U32s(p.banned).v[params.banned_begin + i], bit = id % FILTER_BITS, slot = id % SLOTS;
         atomicOr(banned_bits[bit / 32], 1u << (bit % 32));
+        for (;; slot = (slot + 1) % SLOTS) {
+            uint was = atomicCompSwap(banned_slots[slot], 0, id + 1);
+            if (was == 0 || was == id + 1)
+                break;
+        }
     }
     barrier();
 }
@@ -243,10 +252,12 @@ void main()
         prepare_banned();
     uvec2 best = find_best();
     uint token = best.y;
-    /* Nothing finite to draw from: the best there is. */
     if (!greedy && best.x > KEY_NEGATIVE_INF && best.x < KEY_INF) {
         float zmax = value_of(best.x);
         token = draw(filter_threshold(zmax), zmax);
+    } else if (!greedy) { /* nothing finite to draw from: the best there is */
+        inverse_temperature = 1.0;
+        token = find_best().y;
     }
     if (gl_LocalInvocationID.x == 0)
         U32s(p.out_).v[r] = token;
