@@ -70,7 +70,8 @@ struct gpu_buffer {
 /* `what` names the buffer in errors and for debugging. Zeroed content is not promised. */
 enum err gpu_buffer_create(struct gpu *g, enum gpu_memory kind, uint64_t bytes, const char *what,
                            struct gpu_buffer *ret, struct err_msg *why) MUST_CHECK;
-void gpu_buffer_destroy(struct gpu *g, struct gpu_buffer *b); /* accepts a zeroed one */
+/* Accepts a zeroed one. Waits for a submission that was not waited for. */
+void gpu_buffer_destroy(struct gpu *g, struct gpu_buffer *b);
 /* Copies host bytes into a device buffer, staged if it is not mapped. Blocks. For loading, not for
  * steps. */
 enum err gpu_upload(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, const void *bytes,

@@ -131,8 +131,11 @@ fail:
 
 void gpu_buffer_destroy(struct gpu *g, struct gpu_buffer *b)
 {
-    if (b->impl != NULL)
+    if (b->impl != NULL) {
+        if (g->in_flight) /* a step failed half-way: the device may still write here */
+            vkDeviceWaitIdle(g->device);
         free_impl(g, b->impl);
+    }
     *b = (struct gpu_buffer){0};
 }
 

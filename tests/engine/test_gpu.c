@@ -1,0 +1,254 @@
+/* The Vulkan layer: the choice of a device on made-up lists, memory there and back, recording, and
+ * every checked call failing once: a clean error, nothing leaked (the leak checker of the sanitizer
+ * build and the validation layer watch), and the next try works. */
+#include "base/size.h"
+#include "tests/engine/kernel_bed.h"
+
+static struct gpu_device_info device(const char *name, bool software, bool usable)
+{
+    struct gpu_device_info d = {.software = software, .usable = usable};
+    snprintf(d.name, sizeof d.name, "%s", name);
+    if (!usable)
+        snprintf(d.missing, sizeof d.missing, "shaderInt64");
+    return d;
+}
+
+static void test_choose(void)
+{
+    struct gpu_device_info list[4] = {
+        device("llvmpipe (LLVM 15)", true, true), device("Old GPU", false, false),
+        device("NVIDIA H200", false, true), device("NVIDIA H100", false, true)};
+    struct err_msg why = {""};
+    size_t index = 99;
+    CHECK_OK(gpu_choose(list, 4, NULL, &index, &why), why);
+    CHECK_INT(index, 2);
+    CHECK_OK(gpu_choose(list, 4, "auto", &index, &why), why);
+    CHECK_INT(index, 2);
+    CHECK_OK(gpu_choose(list, 1, NULL, &index, &why), why); /* software when alone */
+    CHECK_INT(index, 0);
+    CHECK_OK(gpu_choose(list, 4, "0", &index, &why), why); /* or when asked for */
+    CHECK_INT(index, 0);
+    CHECK_OK(gpu_choose(list, 4, "h100", &index, &why), why);
+    CHECK_INT(index, 3);
+    CHECK_OK(gpu_choose(list, 4, "LLVMPIPE", &index, &why), why);
+    CHECK_INT(index, 0);
+
+    index = 99;
+    /* A hardware device that lacks something: no silent fall to the CPU. */
+    CHECK_ERR(gpu_choose(list, 2, NULL, &index, &why), ERR_DEVICE);
+    CHECK_HAS(why.text, "shaderInt64");
+    CHECK_ERR(gpu_choose(list, 4, "nvidia", &index, &why), ERR_USAGE);
+    CHECK_HAS(why.text, "more than one");
+    CHECK_HAS(why.text, "3 NVIDIA H100");
+    CHECK_ERR(gpu_choose(list, 4, "4", &index, &why), ERR_USAGE);
+    CHECK_ERR(gpu_choose(list, 4, "99999999999999999999", &index, &why), ERR_USAGE);
+    CHECK_ERR(gpu_choose(list, 4, "radeon", &index, &why), ERR_USAGE);
+    CHECK_HAS(why.text, "radeon");
+    CHECK_HAS(why.text, "0 llvmpipe (LLVM 15) (software)");
+    CHECK_ERR(gpu_choose(list, 4, "", &index, &why), ERR_USAGE);
+    CHECK_ERR(gpu_choose(list, 4, "1", &index, &why), ERR_DEVICE);
+    CHECK_HAS(why.text, "lacks shaderInt64");
+    CHECK_ERR(gpu_choose(list, 0, NULL, &index, &why), ERR_DEVICE);
+    CHECK_ERR(gpu_choose(list, 0, "0", &index, &why), ERR_USAGE);
+    CHECK_INT(index, 99); /* untouched on failure */
+}
+
+static void test_list(void)
+{
+    struct gpu_device_info list[GPU_MAX_DEVICES];
+    struct err_msg why = {""};
+    size_t count = 0;
+    CHECK_OK(gpu_list(list, &count, &why), why);
+    for (size_t i = 0; i < count; i++) {
+        CHECK_INT(list[i].index, i);
+        CHECK(list[i].name[0] != '\0');
+        CHECK(list[i].usable == (list[i].missing[0] == '\0'));
+        CHECK(!list[i].usable || (list[i].memory_bytes > 0 && list[i].subgroup_size > 0));
+    }
+}
+
+/* Up, copied and filled on the device, down; at odd offsets; a kernel between. */
+static enum err exercise(const struct gpu_options *o, bool ret_good[1], struct err_msg *why)
+{
+    enum { COUNT = 1000 };
+    static float gate_up[2 * COUNT], out[COUNT];
+    struct gpu *g = NULL;
+    struct kernels *k = NULL;
+    struct gpu_buffer device = {0}, other = {0}, host = {0};
+    const char *names[4];
+    uint64_t ns[4];
+    enum err e = gpu_create(o, &g, why);
+    if (e == ERR_OK)
+        e = kernels_create(g, 0, &k, why);
+    if (e == ERR_OK)
+        e = gpu_buffer_create(g, GPU_DEVICE, sizeof gate_up, "a", &device, why);
+    if (e == ERR_OK)
+        e = gpu_buffer_create(g, GPU_UPLOAD, sizeof out + 8, "b", &other, why);
+    if (e == ERR_OK)
+        e = gpu_buffer_create(g, GPU_READBACK, sizeof out + 8, "c", &host, why);
+    if (e != ERR_OK)
+        goto fail;
+    for (int i = 0; i < COUNT; i++) {
+        gate_up[i] = 30; /* silu(30) = 30 */
+        gate_up[COUNT + i] = (float)i;
+    }
+    e = gpu_upload(g, &device, 0, gate_up, sizeof gate_up, why);
+    if (e == ERR_OK)
+        e = gpu_begin(g, why);
+    if (e != ERR_OK)
+        goto fail;
+    struct push_silu_mul p = {
+        .gate_up = device.address, .out = other.address + 4, .rows = 1, .cols = COUNT};
+    gpu_mark(g, "begin");
+    gpu_fill(g, &other, 0, 4, 7);
+    kernel_silu_mul(k, &p);
+    gpu_barrier(g);
+    gpu_mark(g, "end");
+    gpu_copy(g, &other, 0, &host, 4, sizeof out + 4);
+    e = gpu_submit(g, why);
+    if (e == ERR_OK)
+        e = gpu_wait(g, why);
+    if (e == ERR_OK)
+        e = gpu_download(g, &host, 8, out, sizeof out, why);
+    if (e != ERR_OK)
+        goto fail;
+    *ret_good = device.address % 256 == 0 && other.mapped != NULL && host.mapped != NULL;
+    for (int i = 0; i < COUNT; i++)
+        *ret_good = *ret_good && fabsf(out[i] - 30 * (float)i) <= 0.01f;
+    uint32_t seven;
+    memcpy(&seven, (char *)host.mapped + 4, 4);
+    *ret_good = *ret_good && seven == 7;
+    size_t marks = gpu_marks(g, names, ns, 4);
+    *ret_good = *ret_good && (gpu_timestamp_ns(g) == 0 ||
+                              (marks == 2 && ns[0] == 0 && strcmp(names[1], "end") == 0));
+    CHECK_INT(gpu_validation_errors(g), 0);
+fail:
+    if (g != NULL) {
+        gpu_buffer_destroy(g, &device);
+        gpu_buffer_destroy(g, &other);
+        gpu_buffer_destroy(g, &host);
+    }
+    kernels_destroy(&k);
+    gpu_destroy(&g);
+    return e;
+}
+
+/* Fails call number `at`, counting from 0, with `result`. */
+struct fault {
+    unsigned at, calls;
+    int result;
+    char name[64];
+};
+
+static int inject(void *user, const char *call)
+{
+    struct fault *f = user;
+    if (f->calls++ != f->at)
+        return 0;
+    snprintf(f->name, sizeof f->name, "%s", call);
+    return f->result;
+}
+
+static void test_faults(const struct gpu_options *o)
+{
+    struct fault f = {.at = UINT32_MAX};
+    struct err_msg why = {""};
+    bool good = false;
+    gpu_set_fault_fn(inject, &f);
+    CHECK_OK(exercise(o, &good, &why), why);
+    CHECK(good);
+    unsigned calls = f.calls;
+    printf("%u checked calls\n", calls);
+    CHECK(calls > 30);
+    for (unsigned at = 0; at < calls; at++) {
+        static const struct {
+            int result; /* VK_ERROR_DEVICE_LOST, VK_ERROR_OUT_OF_DEVICE_MEMORY */
+            enum err want;
+            const char *name;
+        } kinds[] = {{-4, ERR_DEVICE, ": VK_ERROR_DEVICE_LOST"},
+                     {-2, ERR_NOMEM, ": VK_ERROR_OUT_OF_DEVICE_MEMORY"}};
+        size_t kind = at % 2;
+        f = (struct fault){.at = at, .result = kinds[kind].result};
+        why.text[0] = '\0';
+        CHECK_ERR(exercise(o, &good, &why), kinds[kind].want);
+        CHECK_HAS(why.text, kinds[kind].name);
+        CHECK_HAS(why.text, f.name);
+    }
+    gpu_set_fault_fn(NULL, NULL);
+    good = false;
+    CHECK_OK(exercise(o, &good, &why), why);
+    CHECK(good);
+}
+
+/* Uploads and downloads larger than the staging buffer, staged and not, at an offset. */
+static void test_transfers(const struct gpu_options *o)
+{
+    enum { BYTES = 40 << 20 };
+    struct err_msg why = {""};
+    struct gpu *g = NULL;
+    struct gpu_buffer b = {0};
+    uint8_t *data = malloc(BYTES), *back = calloc(1, BYTES);
+    CHECK_OK(gpu_create(o, &g, &why), why);
+    if (g == NULL || data == NULL || back == NULL)
+        exit(1);
+    for (size_t i = 0; i < BYTES; i++)
+        data[i] = (uint8_t)(i * 2654435761u >> 24);
+    CHECK_OK(gpu_buffer_create(g, GPU_DEVICE, BYTES + 3, "data", &b, &why), why);
+    void *mapped = b.mapped;
+    for (int staged = 0; staged < 2; staged++) {
+        if (staged)
+            b.mapped = NULL; /* as on a device whose memory the host does not see */
+        memset(back, 0, BYTES);
+        CHECK_OK(gpu_upload(g, &b, 3, data, BYTES, &why), why);
+        CHECK_OK(gpu_download(g, &b, 3, back, BYTES, &why), why);
+        CHECK(memcmp(data, back, BYTES) == 0);
+        data[5]++;
+    }
+    b.mapped = mapped;
+    gpu_buffer_destroy(g, &b);
+    CHECK_ERR(gpu_buffer_create(g, GPU_DEVICE, UINT64_MAX - 10, "far too much", &b, &why),
+              ERR_NOMEM);
+    CHECK_HAS(why.text, "far too much");
+    CHECK_ERR(gpu_buffer_create(g, GPU_DEVICE, UINT64_C(1) << 50, "too much", &b, &why), ERR_NOMEM);
+    CHECK(b.impl == NULL);
+    gpu_buffer_destroy(g, &b); /* a zeroed one */
+    CHECK(gpu_memory_free(g) == 0 || gpu_memory_free(g) <= gpu_info(g)->memory_bytes);
+    gpu_destroy(&g);
+    gpu_destroy(&g); /* NULL */
+    free(data);
+    free(back);
+}
+
+static void test_hash(const struct gpu_options *o)
+{
+    struct err_msg why = {""};
+    struct gpu *g = NULL;
+    struct kernels *a = NULL, *b = NULL;
+    CHECK_OK(gpu_create(o, &g, &why), why);
+    CHECK_OK(kernels_create(g, 0, &a, &why), why);
+    CHECK_OK(kernels_create(g, UINT64_C(1) << TENSOR_Q4_K, &b, &why), why);
+    if (a != NULL && b != NULL) {
+        CHECK_INT(strlen(kernels_build_hash(a)), 32);
+        CHECK_STR(kernels_build_hash(a),
+                  kernels_build_hash(b)); /* not a matter of the model's types */
+    }
+    kernels_destroy(&a);
+    kernels_destroy(&b);
+    gpu_destroy(&g);
+}
+
+int main(void)
+{
+    struct gpu_options o = {.device_index = bed_device(), .validate = bed_validates()};
+    struct gpu_options none = {.device_index = 1000};
+    struct err_msg why = {""};
+    struct gpu *g = NULL;
+    test_choose();
+    test_list();
+    CHECK_ERR(gpu_create(&none, &g, &why), ERR_USAGE);
+    CHECK(g == NULL);
+    test_transfers(&o);
+    test_hash(&o);
+    test_faults(&o);
+    return check_report();
+}
