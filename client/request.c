@@ -493,6 +493,11 @@ enum err request_parse(struct str line, uint64_t line_number, const struct reque
 {
     json_error_t error;
     *ret = (struct request){0};
+    size_t valid = utf8_valid_prefix(line.data, line.len);
+    if (valid < line.len) {
+        enum err bad = refuse(ret, "invalid_json", NULL, "not UTF-8 at byte %zu", valid + 1);
+        return bad == ERR_NOMEM ? bad : ERR_OK;
+    }
     json_t *root = json_loadb(line.data, line.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
     enum err e;
     if (root == NULL) {
