@@ -2,9 +2,9 @@
  *
  *   engine.c    create, destroy, the step from plan to events
  *   sequence.c  sequences in and out
- *   plan.c      which tokens of which sequences a step computes: pages, preemption, prefix sharing
- * (no Vulkan) forward.c   the transformer: records one forward pass over the planned rows weights.c
- * tensors onto the device */
+ *   plan.c      which tokens a step computes: pages, preemption, prefixes (no Vulkan)
+ *   forward.c   the transformer: records one forward pass over the planned rows
+ *   weights.c   tensors onto the device */
 #ifndef OCTO_ENGINE_IMPL_H
 #define OCTO_ENGINE_IMPL_H
 

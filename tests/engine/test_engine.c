@@ -236,6 +236,8 @@ static void failing_calls(void)
         engine_destroy(&e);
         clean = calls_until_fault >= 0;
         if (clean) {
+            if (bad != ERR_OK)
+                fprintf(stderr, "call %d: %s\n", call, why.text);
             CHECK_INT(bad, ERR_OK);
         } else if (bad != ERR_OK) {
             failed++;
