@@ -170,10 +170,7 @@ enum {
  * ones. */
 static inline void build_tiny_vocab(struct gguf_build *g)
 {
-    static const char *const made[] = {"ab", "abc",
-                                       "\xc4\xa0"
-                                       "a",
-                                       "aa"};
+    static const char *const made[] = {"ab", "abc", "\xc4\xa0\x61", "aa"};
     static const char *const merges[] = {"a b", "ab c", "\xc4\xa0 a", "a a"};
     static const char *const special[] = {"<|im_end|>", "<|im_start|>", "<tool>"};
     build_kv_str(g, "tokenizer.ggml.model", "gpt2");
