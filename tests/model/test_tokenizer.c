@@ -1,6 +1,7 @@
 /* The tokenizer against what other programs computed, and at the edges: length, bad text, bad
  * vocabularies. Arguments: the shipped model, the golden folder. */
 #include <jansson.h>
+#include <pthread.h>
 #include <time.h>
 
 #include "base/file.h"
@@ -283,6 +284,48 @@ static void test_roundtrip(const struct tokenizer *t)
     }
 }
 
+/* Threads that share one tokenizer get what one alone gets. */
+struct thread_work {
+    const struct tokenizer *t;
+    struct tokens ids;
+    bool failed;
+};
+
+static const char thread_text[] =
+    "<|im_start|>user\nWhat's 347 + 586?  \n\n \xc3\xa4\xf0\x9f\x98\x80<|im_end|>";
+
+static void *encode_often(void *user)
+{
+    struct thread_work *w = user;
+    for (int i = 0; i < 200 && !w->failed; i++) {
+        w->ids.count = 0;
+        w->failed = tokenizer_encode(w->t, STR_LIT(thread_text), special, &w->ids, NULL) != ERR_OK;
+    }
+    return NULL;
+}
+
+static void test_threads(const struct tokenizer *t)
+{
+    enum { THREADS = 4 };
+    pthread_t threads[THREADS];
+    struct thread_work work[THREADS], alone = {.t = t};
+    for (size_t i = 0; i < THREADS; i++) {
+        work[i] = (struct thread_work){.t = t};
+        if (pthread_create(&threads[i], NULL, encode_often, &work[i]) != 0)
+            abort();
+    }
+    encode_often(&alone);
+    CHECK(!alone.failed && alone.ids.count > 0);
+    for (size_t i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+        CHECK(!work[i].failed && work[i].ids.count == alone.ids.count &&
+              memcmp(work[i].ids.ids, alone.ids.ids, alone.ids.count * sizeof(*alone.ids.ids)) ==
+                  0);
+        tokens_free(&work[i].ids);
+    }
+    tokens_free(&alone.ids);
+}
+
 /* ---- a vocabulary of our own ---- */
 
 static enum err create_tiny(struct gguf_build *build, const char *pre, struct tokenizer **ret,
@@ -530,6 +573,7 @@ int main(int argc, char **argv)
     test_facts(t);
     test_invalid_text(t);
     test_roundtrip(t);
+    test_threads(t);
     test_speed(t);
     tokenizer_destroy(&t);
     test_vocab_pair(argv[2]);
