@@ -89,15 +89,17 @@ static const struct weight_kernel {
 enum { LOAD_ANY, LOAD_VEC4, LOAD_BROADCAST };
 
 /* matmul.comp's specializations, all of the same arithmetic. Chosen: of those of the device's kind
- * that can load the shape, the first whose rows are enough, else the first with the most rows. */
+ * that can load the shape and give it enough workgroups, the first whose rows are enough, else the
+ * first with the most rows. */
 static const struct matmul_variant {
     uint32_t lanes, slices, rows, columns, load; /* the shader's constants */
+    uint32_t least_groups;                       /* fewer would leave the device idle */
     bool software, hardware;                     /* which devices use it unforced */
 } variants[] = {
-    {32, 1, 1, 2, LOAD_BROADCAST, true, false}, {16, 1, 4, 4, LOAD_BROADCAST, true, false},
-    {16, 1, 8, 4, LOAD_BROADCAST, true, false}, {32, 8, 1, 1, LOAD_VEC4, false, true},
-    {32, 8, 4, 1, LOAD_VEC4, false, true},      {64, 1, 8, 2, LOAD_VEC4, false, true},
-    {32, 4, 2, 1, LOAD_ANY, false, true},       {64, 1, 8, 1, LOAD_ANY, true, true},
+    {32, 1, 1, 2, LOAD_BROADCAST, 0, true, false}, {16, 1, 4, 4, LOAD_BROADCAST, 0, true, false},
+    {16, 1, 8, 4, LOAD_BROADCAST, 0, true, false}, {32, 8, 1, 1, LOAD_VEC4, 0, false, true},
+    {32, 8, 4, 1, LOAD_VEC4, 0, false, true},      {64, 1, 8, 2, LOAD_VEC4, 256, false, true},
+    {32, 4, 8, 1, LOAD_VEC4, 0, false, true},      {64, 1, 8, 1, LOAD_ANY, 0, true, true},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 static_assert(VARIANTS <= 8, "kernels_matmul_variants");
@@ -232,6 +234,11 @@ void kernel_rmsnorm(struct kernels *k, const struct push_rmsnorm *p)
     gpu_dispatch(k->gpu, k->plain[RMSNORM], p, p->rows, 1, 1);
 }
 
+static uint32_t columns_of(const struct matmul_variant *v)
+{
+    return v->lanes * v->columns;
+}
+
 static bool can_load(const struct matmul_variant *v, const struct push_matmul *p)
 {
     switch (v->load) {
@@ -267,8 +274,7 @@ void kernel_matmul(struct kernels *k, const struct push_matmul *p, enum tensor_t
     uint32_t i = choose_variant(k, p);
     const struct matmul_variant *v = &variants[i];
     gpu_dispatch(k->gpu, k->matmul[weight_index(k, type)][i], p,
-                 (uint32_t)div_up(p->n, v->lanes * v->columns), (uint32_t)div_up(p->rows, v->rows),
-                 1);
+                 (uint32_t)div_up(p->n, columns_of(v)), (uint32_t)div_up(p->rows, v->rows), 1);
 }
 
 void kernel_rope(struct kernels *k, const struct push_rope *p)

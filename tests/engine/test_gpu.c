@@ -154,6 +154,9 @@ static void test_faults(const struct gpu_options *o)
     struct fault f = {.at = UINT32_MAX};
     struct err_msg why = {""};
     bool good = false;
+    struct gpu *keeper =
+        NULL; /* keeps the driver loaded: NVIDIA's cannot be loaded anew dozens of times */
+    CHECK_OK(gpu_create(o, &keeper, &why), why);
     gpu_set_fault_fn(inject, &f);
     CHECK_OK(exercise(o, &good, &why), why);
     CHECK(good);
@@ -178,6 +181,7 @@ static void test_faults(const struct gpu_options *o)
     good = false;
     CHECK_OK(exercise(o, &good, &why), why);
     CHECK(good);
+    gpu_destroy(&keeper);
 }
 
 /* Uploads and downloads larger than the staging buffer, staged and not, at an offset. */

@@ -284,6 +284,7 @@ static void test_draws(struct bed *b)
                     i, r, n, ids[r], want, rows[r].p.top_k, (double)rows[r].p.top_p,
                     (double)rows[r].p.min_p);
         }
+        free(x);
     }
     CHECK(clear > ROUNDS * ROWS / 2 && filtered > ROUNDS);
 }
