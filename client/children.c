@@ -202,9 +202,13 @@ enum err children_start(struct children *c, const struct child_spec *spec, struc
 enum err children_pump(struct children *c, unsigned ms, struct err_msg *why)
 {
     c->rang = false;
-    uv_timer_start(&c->timer, on_timer, ms, 0);
+    uv_update_time(&c->loop);
+    /* Repeating: UV_RUN_ONCE runs timers that are due before it waits, and with a timer that has
+     * run already it would wait for good. */
+    uv_timer_start(&c->timer, on_timer, ms, ms > 0 ? ms : 1);
     while (!c->rang)
-        uv_run(&c->loop, UV_RUN_ONCE);
+        uv_run(&c->loop, ms > 0 ? UV_RUN_ONCE : UV_RUN_NOWAIT);
+    uv_timer_stop(&c->timer);
     uint64_t now_ns = clock_mono_ns();
     for (unsigned i = 0; i < c->count && c->failed == ERR_OK && !c->stopping; i++) {
         struct child *child = &c->items[i];
