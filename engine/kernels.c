@@ -92,18 +92,14 @@ enum { LOAD_ANY, LOAD_VEC4, LOAD_BROADCAST };
  * that can load the shape and give it enough workgroups, the first whose rows are enough, else the
  * first with the most rows. */
 static const struct matmul_variant {
-    uint32_t lanes, slices, rows, columns, load, step; /* the shader's constants */
-    uint32_t least_groups;                             /* fewer would leave the device idle */
-    bool software, hardware;                           /* which devices use it unforced */
+    uint32_t lanes, slices, rows, columns, load; /* the shader's constants */
+    uint32_t least_groups;                       /* fewer would leave the device idle */
+    bool software, hardware;                     /* which devices use it unforced */
 } variants[] = {
-    {32, 1, 1, 2, LOAD_BROADCAST, 16, 0, true, false},
-    {16, 1, 4, 4, LOAD_BROADCAST, 16, 0, true, false},
-    {16, 1, 8, 4, LOAD_BROADCAST, 16, 0, true, false},
-    {32, 8, 1, 1, LOAD_VEC4, 4, 0, false, true},
-    {32, 8, 4, 1, LOAD_VEC4, 4, 0, false, true},
-    {64, 1, 8, 2, LOAD_VEC4, 4, 256, false, true},
-    {32, 4, 8, 1, LOAD_VEC4, 4, 0, false, true},
-    {64, 1, 8, 1, LOAD_ANY, 4, 0, true, true},
+    {32, 1, 1, 2, LOAD_BROADCAST, 0, true, false}, {16, 1, 4, 4, LOAD_BROADCAST, 0, true, false},
+    {16, 1, 8, 4, LOAD_BROADCAST, 0, true, false}, {32, 8, 1, 1, LOAD_VEC4, 0, false, true},
+    {32, 8, 4, 1, LOAD_VEC4, 0, false, true},      {64, 1, 8, 2, LOAD_VEC4, 100, false, true},
+    {32, 4, 8, 1, LOAD_VEC4, 0, false, true},      {64, 1, 8, 1, LOAD_ANY, 0, true, true},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 static_assert(VARIANTS <= 8, "kernels_matmul_variants");
@@ -138,7 +134,7 @@ static enum err create_matmul(struct kernels *k, size_t type, uint32_t variant, 
     if (k->matmul[type][variant] != NULL)
         return ERR_OK;
     const struct matmul_variant *v = &variants[variant];
-    const uint32_t spec[] = {v->lanes, v->slices, v->rows, v->columns, v->load, v->step};
+    const uint32_t spec[] = {v->lanes, v->slices, v->rows, v->columns, v->load};
     return create_pipeline(k, &weights[type].matmul, spec, ARRAY_LEN(spec),
                            &k->matmul[type][variant], why);
 }
@@ -166,7 +162,7 @@ static enum err make_hash(struct kernels *k, struct err_msg *why)
     }
     for (size_t i = 0; i < VARIANTS && e == ERR_OK; i++)
         if (is_used(k, &variants[i]))
-            e = buf_append(&all, &variants[i], 6 * sizeof(uint32_t));
+            e = buf_append(&all, &variants[i], 5 * sizeof(uint32_t));
     if (e == ERR_OK)
         hash128_hex(all.data, all.len, k->hash);
     else

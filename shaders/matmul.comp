@@ -21,7 +21,7 @@ layout(push_constant) uniform P { PUSH_MATMUL } p;
 #include "weights.glsl"
 
 const uint CELLS = TILE * COLUMNS;
-layout(constant_id = 5) const uint STEP = 16; /* values at a time; 16 for LOAD_BROADCAST */
+const uint STEP = 16; /* values multiplied at a time */
 
 shared float partial[gl_WorkGroupSize.y > 1 ? gl_WorkGroupSize.x * gl_WorkGroupSize.y * CELLS : 1];
 
