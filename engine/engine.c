@@ -214,7 +214,7 @@ static void name_numeric_class(struct engine *e)
     int len = snprintf(text, sizeof text, "%s|%s|%s|exact", e->info.device.name,
                        e->info.device.driver, kernels_build_hash(e->kernels));
     hash128_hex(text, (size_t)len, e->info.numeric_class);
-    snprintf(e->info.build, sizeof e->info.build, "%s", OCTO_BUILD);
+    snprintf(e->info.shader_build, sizeof e->info.shader_build, "%s", kernels_build_hash(e->kernels));
 }
 
 enum err engine_create(const struct model *m, const struct engine_options *o, struct engine **ret,

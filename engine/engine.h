@@ -44,7 +44,7 @@ struct engine_options {
 struct engine_info {
     struct gpu_device_info device;
     char numeric_class[65]; /* hash of device, driver, shader build, mode */
-    char build[65];
+    char shader_build[65];   /* hash of all SPIR-V: part of the numeric class */
     uint32_t max_seqs;
     uint32_t max_ctx;
     uint32_t chunk_tokens;

@@ -120,7 +120,7 @@ static void describe(struct worker *w, const struct gpu_device_info *device)
         claim_name(w, device->index);
     copy_id(w->device, info->device.name);
     copy_id(w->driver, info->device.driver);
-    snprintf(text, sizeof text, "%s shaders %.12s", OCTO_BUILD, info->build);
+    snprintf(text, sizeof text, "%s shaders %.12s", OCTO_BUILD, info->shader_build);
     copy_id(w->build, text);
     w->context = (struct job_context){
         .tokenizer = w->tokenizer,

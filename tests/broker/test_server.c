@@ -378,7 +378,8 @@ static void test_full_disk(void)
     while (status(&c, "b")->problem.len == 0 && clock_mono_ns() < end_ns)
         ;
     char problem[512];
-    snprintf(problem, sizeof problem, "%.*s", STR_ARG(status(&c, "b")->problem));
+    struct str seen = status(&c, "b")->problem; /* STR_ARG reads its argument twice */
+    snprintf(problem, sizeof problem, "%.*s", STR_ARG(seen));
     CHECK_HAS(problem, "storage: ledger");
     struct rec_LINE line = {.line = 1, .hash = 1, .body = {big, sizeof big}};
     struct msg m = {.type = MSG_TYPE_SUBMIT};
