@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-# Of a result's "octoflow" object: what says when, where, after how many tries and at what cost, never what was computed.
+# Of a result's "octoflow" object: when, where, after how many tries and at what cost; never what was computed.
 VARYING = {"attempts", "worker", "cached_tokens", "energy_j"}
 VARYING_ENDING = "_at"
 
@@ -297,6 +297,7 @@ def main(test, **arguments):
         else:
             parser.add_argument(flag, type=kind, default=default, help=text)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped by SIGTERM"))  # a test's timeout: clean up first
     bench = Bench(options)
     try:
         test(bench, options)
