@@ -76,7 +76,8 @@ void progress_show(struct progress *p, const struct rec_BATCH *b, uint64_t now_n
     char text[512];
     progress_text(p, b, now_ns, text, sizeof text);
     if (p->terminal) {
-        fprintf(stderr, "\r\033[K%s", text);
+        /* without wrapping: a line that is too long for the terminal is cut, not scrolled */
+        fprintf(stderr, "\r\033[K\033[?7l%s\033[?7h", text);
         fflush(stderr);
         p->shown = true;
         return;
