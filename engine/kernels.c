@@ -97,7 +97,7 @@ static const struct matmul_variant {
     bool software, hardware;                     /* which devices use it unforced */
 } variants[] = {
     {32, 1, 1, 2, LOAD_BROADCAST, 0, true, false}, {8, 1, 4, 8, LOAD_BROADCAST, 0, true, false},
-    {8, 1, 8, 8, LOAD_BROADCAST, 0, true, false}, {32, 8, 1, 1, LOAD_VEC4, 0, false, true},
+    {8, 1, 8, 8, LOAD_BROADCAST, 0, true, false},  {32, 8, 1, 1, LOAD_VEC4, 0, false, true},
     {32, 8, 4, 1, LOAD_VEC4, 0, false, true},      {64, 1, 8, 2, LOAD_VEC4, 100, false, true},
     {32, 4, 8, 1, LOAD_VEC4, 0, false, true},      {64, 1, 8, 1, LOAD_ANY, 0, true, true},
 };
