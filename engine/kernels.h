@@ -38,8 +38,19 @@ void kernel_matmul(struct kernels *k, const struct push_matmul *p, enum tensor_t
 void kernel_rope(struct kernels *k, const struct push_rope *p);
 void kernel_attention(struct kernels *k, const struct push_attention *p);
 void kernel_silu_mul(struct kernels *k, const struct push_silu_mul *p);
+void kernel_edit_logits(struct kernels *k, const struct push_edit_logits *p);
 void kernel_sample(struct kernels *k, const struct push_sample *p);
-void kernel_copy_pages(struct kernels *k, const struct push_copy_pages *p);
+void kernel_logprobs(struct kernels *k, const struct push_logprobs *p);
+void kernel_softcap(struct kernels *k, const struct push_softcap *p); /* row_groups is filled in */
+
+/* A mixture of experts: route, expert_tiles, then expert_matmul for gate, up and down, and combine. */
+uint32_t kernel_expert_tiles_count(uint32_t pairs, uint32_t n_expert);
+void kernel_route(struct kernels *k, const struct push_route *p);
+void kernel_expert_tiles(struct kernels *k, const struct push_expert_tiles *p);
+/* p->k a multiple of 4, p->a aligned to 16 bytes; p->rows is not used. Same arithmetic as kernel_matmul. */
+void kernel_expert_matmul(struct kernels *k, const struct push_matmul *p, enum tensor_type type,
+                          uint32_t tiles_count);
+void kernel_combine(struct kernels *k, const struct push_combine *p);
 
 /* Tests only: forces kernel_matmul's variant (a number from kernels_matmul_variants(); 0: by shape and device, as
  * always), creating what it needs; one that cannot load a shape leaves it to the usual choice. false: the device
