@@ -47,7 +47,6 @@ static void choose_batch(struct engine *e)
     e->pages_stride = (e->info.max_ctx + PAGE_TOKENS - 1) / PAGE_TOKENS;
     e->page_bytes =
         2 * e->model->n_head_kv * PAGE_TOKENS * e->model->head_size * (uint32_t)sizeof(uint16_t);
-    e->attention_scale = 1.0f / sqrtf((float)e->model->head_size);
 }
 
 /* Called when everything else is on the device: the cache gets what is left. */
@@ -106,29 +105,20 @@ static uint64_t types_of(const struct model *m)
     return types;
 }
 
-/* cos and sin of position * base^(-2i / dims), in double on the host: the same on every device. */
-static enum err upload_angles(struct engine *e, struct err_msg *why)
+static enum err upload_angles(struct engine *e, const struct model_rope *r, struct gpu_buffer *ret,
+                              struct err_msg *why)
 {
-    const struct model *m = e->model;
-    uint32_t half = m->rope_dims / 2;
-    uint64_t bytes = (uint64_t)e->info.max_ctx * half * 2 * sizeof(float);
-    float *angles = malloc(bytes);
+    uint64_t bytes = (uint64_t)e->info.max_ctx * (e->model->rope_dims / 2) * 2 * sizeof(float);
+    float(*angles)[2] = malloc(bytes);
     if (angles == NULL)
         return err_set(why, ERR_NOMEM, "out of memory: %llu bytes for RoPE angles",
                        (unsigned long long)bytes);
-    for (uint32_t i = 0; i < half; i++) {
-        double frequency = pow(m->rope_base, -2.0 * i / m->rope_dims);
-        for (uint32_t pos = 0; pos < e->info.max_ctx; pos++) {
-            float *at = &angles[((uint64_t)pos * half + i) * 2];
-            at[0] = (float)cos(pos * frequency);
-            at[1] = (float)sin(pos * frequency);
-        }
-    }
-    enum err r = gpu_buffer_create(e->gpu, GPU_DEVICE, bytes, "RoPE angles", &e->angles, why);
-    if (r == ERR_OK)
-        r = gpu_upload(e->gpu, &e->angles, 0, angles, bytes, why);
+    model_rope_angles(e->model, r, e->info.max_ctx, angles);
+    enum err bad = gpu_buffer_create(e->gpu, GPU_DEVICE, bytes, "RoPE angles", ret, why);
+    if (bad == ERR_OK)
+        bad = gpu_upload(e->gpu, ret, 0, angles, bytes, why);
     free(angles);
-    return r;
+    return bad;
 }
 
 static enum err create_buffers(struct engine *e, struct err_msg *why)
@@ -137,6 +127,11 @@ static enum err create_buffers(struct engine *e, struct err_msg *why)
     uint64_t row = e->max_rows * sizeof(float);
     uint64_t q = (uint64_t)m->n_head * m->head_size, kv = (uint64_t)m->n_head_kv * m->head_size;
     uint64_t ids = e->max_rows * sizeof(uint32_t);
+    uint64_t pairs = ids * m->n_expert_used;
+    uint64_t tiles = m->n_expert == 0
+                         ? 0
+                         : kernel_expert_tiles_count(e->max_rows * m->n_expert_used, m->n_expert);
+    uint64_t ff = m->n_expert == 0 ? m->n_ff : (uint64_t)m->n_ff_expert * m->n_expert_used;
     uint64_t logits = (uint64_t)m->n_vocab * sizeof(float);
     struct {
         struct gpu_buffer *buffer;
@@ -150,8 +145,14 @@ static enum err create_buffers(struct engine *e, struct err_msg *why)
         {&e->normed, GPU_DEVICE, row * m->n_embd, "normalized rows"},
         {&e->qkv, GPU_DEVICE, row * (q + 2 * kv), "q, k, v"},
         {&e->attn, GPU_DEVICE, row * q, "attention output"},
-        {&e->gate_up, GPU_DEVICE, row * 2 * m->n_ff, "gate and up"},
-        {&e->hidden, GPU_DEVICE, row * m->n_ff, "feed-forward"},
+        {&e->gate_up, GPU_DEVICE, row * 2 * ff, "gate and up"},
+        {&e->hidden, GPU_DEVICE, row * ff, "feed-forward"},
+        {&e->router, GPU_DEVICE, row * m->n_expert, "router"},
+        {&e->expert_ids, GPU_DEVICE, pairs, "experts"},
+        {&e->expert_weights, GPU_DEVICE, pairs, "experts"},
+        {&e->expert_pairs, GPU_DEVICE, pairs, "experts"},
+        {&e->expert_tiles, GPU_DEVICE, tiles * 16, "experts"},
+        {&e->expert_out, GPU_DEVICE, pairs * m->n_embd, "experts"},
         {&e->logits, GPU_DEVICE, e->max_logit_rows * logits, "logits"},
         {&e->tokens_device, GPU_DEVICE, ids, "sampled ids"},
         {&e->tokens_host, GPU_READBACK, ids, "sampled ids"},
@@ -214,7 +215,8 @@ static void name_numeric_class(struct engine *e)
     int len = snprintf(text, sizeof text, "%s|%s|%s|exact", e->info.device.name,
                        e->info.device.driver, kernels_build_hash(e->kernels));
     hash128_hex(text, (size_t)len, e->info.numeric_class);
-    snprintf(e->info.shader_build, sizeof e->info.shader_build, "%s", kernels_build_hash(e->kernels));
+    snprintf(e->info.shader_build, sizeof e->info.shader_build, "%s",
+             kernels_build_hash(e->kernels));
 }
 
 enum err engine_create(const struct model *m, const struct engine_options *o, struct engine **ret,
@@ -238,7 +240,9 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     name_numeric_class(e);
     r = weights_load(&e->weights, e->gpu, m, why);
     if (r == ERR_OK)
-        r = upload_angles(e, why);
+        r = upload_angles(e, &m->rope, &e->angles, why);
+    if (r == ERR_OK)
+        r = upload_angles(e, &m->rope_local, &e->angles_local, why);
     if (r == ERR_OK)
         r = create_buffers(e, why);
     if (r == ERR_OK)
@@ -262,9 +266,11 @@ void engine_destroy(struct engine **e_ptr)
         return;
     if (e->gpu != NULL) {
         struct gpu_buffer *buffers[] = {
-            &e->angles,        &e->step_host,   &e->step_device, &e->x,      &e->normed,
-            &e->qkv,           &e->attn,        &e->gate_up,     &e->hidden, &e->logits,
-            &e->tokens_device, &e->tokens_host, &e->logits_host};
+            &e->angles_local, &e->router,        &e->expert_ids,  &e->expert_weights,
+            &e->expert_pairs, &e->expert_tiles,  &e->expert_out,  &e->angles,
+            &e->step_host,    &e->step_device,   &e->x,           &e->normed,
+            &e->qkv,          &e->attn,          &e->gate_up,     &e->hidden,
+            &e->logits,       &e->tokens_device, &e->tokens_host, &e->logits_host};
         for (size_t i = 0; i < ARRAY_LEN(buffers); i++)
             gpu_buffer_destroy(e->gpu, buffers[i]);
         for (uint32_t i = 0; e->kv_buffers != NULL && i < e->model->n_layer; i++)

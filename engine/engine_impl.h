@@ -75,9 +75,13 @@ struct weight {
     uint32_t rows, cols; /* a vector: 1 x n */
 };
 
+/* As struct model_layer; address 0 where the architecture has no such tensor. */
 struct layer_weights {
-    struct weight attn_norm, q, q_bias, k, k_bias, v, v_bias, attn_output, ffn_norm, ffn_gate,
-        ffn_up, ffn_down;
+    struct weight attn_norm, qkv, q, q_bias, k, k_bias, v, v_bias, q_norm, k_norm;
+    struct weight attn_output, attn_output_bias, attn_post_norm;
+    struct weight ffn_norm, ffn_gate_up, ffn_gate, ffn_up, ffn_down, ffn_post_norm;
+    struct weight ffn_router, ffn_gate_exps, ffn_up_exps, ffn_down_exps;
+    bool local;
     uint64_t kv_address; /* this layer's page pool */
 };
 
@@ -101,15 +105,15 @@ struct engine {
     uint32_t max_rows;       /* rows a step */
     uint32_t max_logit_rows; /* rows of one head pass */
     uint32_t pages_stride;
-    uint32_t page_bytes;   /* of one layer */
-    float attention_scale; /* 1 / sqrt(head_size) */
+    uint32_t page_bytes; /* of one layer */
     struct step_layout layout;
 
     /* Device memory. Activations are F32 [max_rows][...]. */
     struct gpu_buffer *kv_buffers; /* [n_layer] */
-    struct gpu_buffer angles;
+    struct gpu_buffer angles, angles_local;
     struct gpu_buffer step_host, step_device;
     struct gpu_buffer x, normed, qkv, attn, gate_up, hidden;
+    struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
     struct gpu_buffer logits;                     /* [max_logit_rows][n_vocab] */
     struct gpu_buffer tokens_device, tokens_host; /* uint [max_rows]: sampled ids */
     struct gpu_buffer logits_host;                /* only with logits_fn: [max_rows][n_vocab] */

@@ -21,7 +21,10 @@ PUSH_FITS(silu_mul);
 PUSH_FITS(edit_logits);
 PUSH_FITS(sample);
 PUSH_FITS(logprobs);
-PUSH_FITS(copy_pages);
+PUSH_FITS(route);
+PUSH_FITS(expert_tiles);
+PUSH_FITS(combine);
+PUSH_FITS(softcap);
 static_assert(sizeof(struct sample_row) == 64, "the shader reads it packed");
 static_assert(sizeof(struct logit_edit) == 16, "the shader reads it packed");
 static_assert(sizeof(struct logprob_row) == 4 * (1 + 2 * MAX_TOP_LOGPROBS), "the shader packs it");
@@ -51,7 +54,10 @@ enum plain {
     EDIT_LOGITS,
     SAMPLE,
     LOGPROBS,
-    COPY_PAGES,
+    SOFTCAP,
+    ROUTE,
+    EXPERT_TILES,
+    COMBINE,
     PLAIN_COUNT
 };
 enum {
@@ -79,7 +85,10 @@ static const struct plain_kernel {
     [EDIT_LOGITS] = {SHADER(edit_logits, edit_logits), 1, {{ELEMENTS}, {256}}},
     [SAMPLE] = {SHADER(sample, sample), 1, {{128}, {256}}},
     [LOGPROBS] = {SHADER(logprobs, logprobs), 1, {{128}, {256}}},
-    [COPY_PAGES] = {SHADER(copy_pages, copy_pages), 1, {{ELEMENTS}, {ELEMENTS}}},
+    [SOFTCAP] = {SHADER(softcap, softcap), 1, {{ELEMENTS}, {ELEMENTS}}},
+    [ROUTE] = {SHADER(route, route), 1, {{8}, {32}}},
+    [EXPERT_TILES] = {SHADER(expert_tiles, expert_tiles), 1, {{32}, {256}}},
+    [COMBINE] = {SHADER(combine, combine), 1, {{ELEMENTS}, {ELEMENTS}}},
 };
 
 static const struct weight_kernel {
@@ -88,9 +97,20 @@ static const struct weight_kernel {
 } weights[] = {
     {TENSOR_F32, SHADER(embed_f32, embed), SHADER(matmul_f32, matmul)},
     {TENSOR_F16, SHADER(embed_f16, embed), SHADER(matmul_f16, matmul)},
+    {TENSOR_BF16, SHADER(embed_bf16, embed), SHADER(matmul_bf16, matmul)},
+    {TENSOR_Q4_0, SHADER(embed_q4_0, embed), SHADER(matmul_q4_0, matmul)},
+    {TENSOR_Q4_1, SHADER(embed_q4_1, embed), SHADER(matmul_q4_1, matmul)},
+    {TENSOR_Q5_0, SHADER(embed_q5_0, embed), SHADER(matmul_q5_0, matmul)},
+    {TENSOR_Q5_1, SHADER(embed_q5_1, embed), SHADER(matmul_q5_1, matmul)},
     {TENSOR_Q8_0, SHADER(embed_q8_0, embed), SHADER(matmul_q8_0, matmul)},
+    {TENSOR_Q2_K, SHADER(embed_q2_k, embed), SHADER(matmul_q2_k, matmul)},
+    {TENSOR_Q3_K, SHADER(embed_q3_k, embed), SHADER(matmul_q3_k, matmul)},
     {TENSOR_Q4_K, SHADER(embed_q4_k, embed), SHADER(matmul_q4_k, matmul)},
+    {TENSOR_Q5_K, SHADER(embed_q5_k, embed), SHADER(matmul_q5_k, matmul)},
     {TENSOR_Q6_K, SHADER(embed_q6_k, embed), SHADER(matmul_q6_k, matmul)},
+    {TENSOR_IQ4_NL, SHADER(embed_iq4_nl, embed), SHADER(matmul_iq4_nl, matmul)},
+    {TENSOR_IQ4_XS, SHADER(embed_iq4_xs, embed), SHADER(matmul_iq4_xs, matmul)},
+    {TENSOR_MXFP4, SHADER(embed_mxfp4, embed), SHADER(matmul_mxfp4, matmul)},
 };
 
 /* How matmul.comp loads activations. */
@@ -239,7 +259,12 @@ void kernel_embed(struct kernels *k, const struct push_embed *p, enum tensor_typ
 
 void kernel_rmsnorm(struct kernels *k, const struct push_rmsnorm *p)
 {
-    gpu_dispatch(k->gpu, k->plain[RMSNORM], p, p->rows, 1, 1);
+    struct push_rmsnorm q = *p;
+    if (q.heads == 0) {
+        q.heads = 1;
+        q.stride = q.cols;
+    }
+    gpu_dispatch(k->gpu, k->plain[RMSNORM], &q, q.rows, 1, 1);
 }
 
 static uint32_t columns_of(const struct matmul_variant *v)
@@ -333,11 +358,53 @@ void kernel_logprobs(struct kernels *k, const struct push_logprobs *p)
     gpu_dispatch(k->gpu, k->plain[LOGPROBS], p, p->rows, 1, 1);
 }
 
-void kernel_copy_pages(struct kernels *k, const struct push_copy_pages *p)
+/* One dimension of workgroups is not enough for a large head: groups by 32,768. */
+void kernel_softcap(struct kernels *k, const struct push_softcap *p)
 {
-    assert(p->page_bytes % 16 == 0);
-    gpu_dispatch(k->gpu, k->plain[COPY_PAGES], p, (uint32_t)div_up(p->page_bytes / 16, ELEMENTS),
-                 p->count, p->n_layer);
+    struct push_softcap q = *p;
+    uint32_t groups = (uint32_t)div_up(p->count, ELEMENTS);
+    q.row_groups = (uint32_t)min_u64(groups, 32768);
+    if (q.row_groups > 0)
+        gpu_dispatch(k->gpu, k->plain[SOFTCAP], &q, q.row_groups,
+                     (uint32_t)div_up(groups, q.row_groups), 1);
+}
+
+/* ---- mixture of experts ---- */
+
+uint32_t kernel_expert_tiles_count(uint32_t pairs, uint32_t n_expert)
+{
+    return pairs / EXPERT_TILE + n_expert;
+}
+
+void kernel_route(struct kernels *k, const struct push_route *p)
+{
+    gpu_dispatch(k->gpu, k->plain[ROUTE], p,
+                 (uint32_t)div_up(p->rows, plains[ROUTE].spec[!k->software][0]), 1, 1);
+}
+
+void kernel_expert_tiles(struct kernels *k, const struct push_expert_tiles *p)
+{
+    assert(p->n_expert <= MAX_EXPERTS);
+    if (p->pairs > 0)
+        gpu_dispatch(k->gpu, k->plain[EXPERT_TILES], p, 1, 1, 1);
+}
+
+void kernel_combine(struct kernels *k, const struct push_combine *p)
+{
+    gpu_dispatch(k->gpu, k->plain[COMBINE], p, (uint32_t)div_up(p->cols, ELEMENTS), p->rows, 1);
+}
+
+/* The variant whose rows are a tile's. */
+void kernel_expert_matmul(struct kernels *k, const struct push_matmul *p, enum tensor_type type,
+                          uint32_t tiles_count)
+{
+    uint32_t i = 0;
+    while (i < VARIANTS && !(variants[i].rows == EXPERT_TILE && is_used(k, &variants[i]) &&
+                             can_load(&variants[i], p)))
+        i++;
+    assert(i < VARIANTS); /* every k and address is a multiple of 4 values here */
+    gpu_dispatch(k->gpu, k->matmul[weight_index(k, type)][i], p,
+                 (uint32_t)div_up(p->n, columns_of(&variants[i])), tiles_count, 1);
 }
 
 /* ---- for tests ---- */

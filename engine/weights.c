@@ -6,7 +6,7 @@
 #include "base/size.h"
 #include "engine/engine_impl.h"
 
-enum { ALIGN_BYTES = 256 };
+enum { ALIGN_BYTES = 256, MOST_IN_A_LAYER = 23 };
 static const uint64_t SLAB_BYTES = UINT64_C(1) << 30;
 
 struct item {
@@ -32,8 +32,9 @@ static void add(struct loader *l, const struct gguf_tensor *t, struct weight *ds
     struct item *i = &l->items[l->count++];
     *i = (struct item){.tensor = t, .dst = dst, .is_vector = is_vector};
     *dst = (struct weight){
-        .type = t->type, .cols = (uint32_t)t->dims[0], .rows = (uint32_t)t->dims[1]};
-    i->bytes = is_vector ? t->bytes : kernel_weight_bytes(t->type, t->dims[1], t->dims[0]);
+        .type = t->type, .cols = (uint32_t)t->dims[0], .rows = (uint32_t)(t->dims[1] * t->dims[2])};
+    i->bytes =
+        is_vector ? t->bytes : kernel_weight_bytes(t->type, t->dims[1] * t->dims[2], t->dims[0]);
 }
 
 static void add_all(struct loader *l, const struct model *m)
@@ -47,17 +48,29 @@ static void add_all(struct loader *l, const struct model *m)
         const struct model_layer *s = &m->layers[i];
         struct layer_weights *d = &w->layers[i];
         add(l, s->attn_norm, &d->attn_norm, true);
+        add(l, s->attn_qkv, &d->qkv, false);
         add(l, s->attn_q, &d->q, false);
         add(l, s->attn_q_bias, &d->q_bias, true);
         add(l, s->attn_k, &d->k, false);
         add(l, s->attn_k_bias, &d->k_bias, true);
         add(l, s->attn_v, &d->v, false);
         add(l, s->attn_v_bias, &d->v_bias, true);
+        add(l, s->attn_q_norm, &d->q_norm, true);
+        add(l, s->attn_k_norm, &d->k_norm, true);
         add(l, s->attn_output, &d->attn_output, false);
+        add(l, s->attn_output_bias, &d->attn_output_bias, true);
+        add(l, s->attn_post_norm, &d->attn_post_norm, true);
         add(l, s->ffn_norm, &d->ffn_norm, true);
+        add(l, s->ffn_gate_up, &d->ffn_gate_up, false);
         add(l, s->ffn_gate, &d->ffn_gate, false);
         add(l, s->ffn_up, &d->ffn_up, false);
         add(l, s->ffn_down, &d->ffn_down, false);
+        add(l, s->ffn_post_norm, &d->ffn_post_norm, true);
+        add(l, s->ffn_router, &d->ffn_router, false);
+        add(l, s->ffn_gate_exps, &d->ffn_gate_exps, false);
+        add(l, s->ffn_up_exps, &d->ffn_up_exps, false);
+        add(l, s->ffn_down_exps, &d->ffn_down_exps, false);
+        d->local = s->local;
     }
 }
 
@@ -89,7 +102,8 @@ static enum err upload(struct loader *l, const struct item *i, struct err_msg *w
         if (repacked == NULL)
             return err_set(why, ERR_NOMEM, "out of memory: %llu bytes for tensor %.*s",
                            (unsigned long long)i->bytes, STR_ARG(t->name));
-        e = kernel_weight_repack(t->type, t->dims[1], t->dims[0], t->data, repacked, why);
+        e = kernel_weight_repack(t->type, t->dims[1] * t->dims[2], t->dims[0], t->data, repacked,
+                                 why);
         if (e == ERR_OK)
             e = gpu_upload(l->gpu, slab, i->offset, repacked, i->bytes, why);
         free(repacked);
@@ -103,7 +117,7 @@ static enum err upload(struct loader *l, const struct item *i, struct err_msg *w
 enum err weights_load(struct weights *w, struct gpu *g, const struct model *m, struct err_msg *why)
 {
     struct loader l = {.w = w, .gpu = g};
-    size_t most = 3 + (size_t)m->n_layer * 12;
+    size_t most = 3 + (size_t)m->n_layer * MOST_IN_A_LAYER;
     l.items = calloc(most, sizeof *l.items);
     uint64_t *slab_bytes = calloc(most, sizeof *slab_bytes);
     w->slabs = calloc(most, sizeof *w->slabs);

@@ -20,6 +20,22 @@ shared vec2 query[WORDS];
 shared float weight[PAGE_TOKENS];
 shared float largest[SIZE]; /* one a subgroup */
 
+/* Gemma's cap on scores; monotone, so NaN and order stay what they are. */
+float capped(float s)
+{
+    if (p.softcap == 0.0)
+        return s;
+    precise float x = s / p.softcap;
+    precise float y = p.softcap * tanh(x);
+    return y;
+}
+
+/* The first key that a row with `count` keys sees. */
+uint first_key(uint count)
+{
+    return p.window == 0 || count <= p.window ? 0 : count - p.window;
+}
+
 float score(U32s k, uint key)
 {
     uint words = p.head_size / 2;
@@ -31,7 +47,7 @@ float score(U32s k, uint key)
             s = fma(q.x, x.x, s);
             s = fma(q.y, x.y, s);
         }
-    return s * p.scale;
+    return capped(s * p.scale);
 }
 
 float group_max(float x)
@@ -62,7 +78,8 @@ void main()
     precise vec2 acc[PAIRS];
     [[unroll]] for (uint i = 0; i < PAIRS; i++)
         acc[i] = vec2(0.0);
-    for (uint first = 0; first < count; first += PAGE_TOKENS) {
+    uint seen = first_key(count);
+    for (uint first = seen / PAGE_TOKENS * PAGE_TOKENS; first < count; first += PAGE_TOKENS) {
         uint64_t page = p.kv + uint64_t(pages.v[first / PAGE_TOKENS]) * p.page_bytes + head_offset;
         U32s k = U32s(page), v = U32s(page + p.page_bytes / 2);
         uint in_page = min(count - first, PAGE_TOKENS);
@@ -70,7 +87,7 @@ void main()
         float most = uintBitsToFloat(0xff800000u);
         [[unroll]] for (uint i = 0; i < KEYS; i++) {
             uint key = i * SIZE + lane;
-            s[i] = key < in_page ? score(k, min(key, in_page - 1)) : uintBitsToFloat(0xff800000u);
+            s[i] = key < in_page && first + key >= seen ? score(k, min(key, in_page - 1)) : uintBitsToFloat(0xff800000u);
             most = max(most, s[i]);
         }
         precise float m_new = max(m, group_max(most));

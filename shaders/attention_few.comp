@@ -23,8 +23,24 @@ vec4 halves(uint64_t x)
     return vec4(unpackHalf2x16(v.x), unpackHalf2x16(v.y));
 }
 
+/* Gemma's cap on scores; monotone, so NaN and order stay what they are. */
+float capped(float s)
+{
+    if (p.softcap == 0.0)
+        return s;
+    precise float x = s / p.softcap;
+    precise float y = p.softcap * tanh(x);
+    return y;
+}
+
+/* The first key that a row with `count` keys sees. */
+uint first_key(uint count)
+{
+    return p.window == 0 || count <= p.window ? 0 : count - p.window;
+}
+
 /* The score of key `lane`: a chain of fma in ascending dimension. */
-void score_keys(U64s k, uint there, vec4 query[HEADS][HELD], out precise float s[HEADS])
+void score_keys(U64s k, uint hidden, uint there, vec4 query[HEADS][HELD], out precise float s[HEADS])
 {
     uint quads = p.head_size / 4, lane = gl_SubgroupInvocationID;
     uint key = min(lane, there - 1);
@@ -41,7 +57,7 @@ void score_keys(U64s k, uint there, vec4 query[HEADS][HELD], out precise float s
         }
     }
     [[unroll]] for (uint h = 0; h < HEADS; h++)
-        s[h] = lane < there ? s[h] * p.scale : uintBitsToFloat(0xff800000u);
+        s[h] = lane >= hidden && lane < there ? capped(s[h] * p.scale) : uintBitsToFloat(0xff800000u);
 }
 
 /* acc += weight * value, keys ascending; keys that are not there have weight 0. */
@@ -81,12 +97,13 @@ void main()
             acc[h][d] = vec4(0.0);
         }
     }
-    for (uint first = 0; first < count; first += FEW) {
+    uint seen = first_key(count);
+    for (uint first = seen / FEW * FEW; first < count; first += FEW) {
         uint64_t page = p.kv + uint64_t(pages.v[first / PAGE_TOKENS]) * p.page_bytes + head_offset;
         uint64_t k = page + (first % PAGE_TOKENS) * (p.head_size * 2);
-        uint there = min(count - first, FEW);
+        uint there = min(count - first, FEW), hidden = first < seen ? seen - first : 0;
         precise float s[HEADS];
-        score_keys(U64s(k), there, query, s);
+        score_keys(U64s(k), hidden, there, query, s);
         [[unroll]] for (uint h = 0; h < HEADS; h++) {
             precise float m_new = max(m[h], subgroupMax(s[h]));
             precise float shrink = exp(m[h] - m_new);

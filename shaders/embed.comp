@@ -20,5 +20,5 @@ void main()
     F32s row = F32s(at(p.out_, r, p.n_embd, 4));
     [[unroll]] for (uint i = 0; i < GROUP; i++)
         if (g * GROUP + i < p.n_embd)
-            row.v[g * GROUP + i] = x[i];
+            row.v[g * GROUP + i] = p.scale == 0.0 ? x[i] : x[i] * p.scale;
 }

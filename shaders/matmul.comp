@@ -52,14 +52,14 @@ float step_value(float x[STEP], uint i)
     return LOAD == LOAD_BROADCAST ? subgroupBroadcast(x[i % 2], i / 2) : x[i];
 }
 
-void add_slice(uint64_t a[TILE], uint first_column, uint slice, out precise float acc[CELLS])
+void add_slice(uint64_t a[TILE], uint weight_row, uint first_column, uint slice, out precise float acc[CELLS])
 {
     weight_at at[COLUMNS];
     type_slice head[COLUMNS];
     [[unroll]] for (uint i = 0; i < CELLS; i++)
         acc[i] = 0.0;
     [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
-        at[c] = weight_find(p.w, min(first_column + c * gl_WorkGroupSize.x, p.n - 1), slice, p.k);
+        at[c] = weight_find(p.w, weight_row + min(first_column + c * gl_WorkGroupSize.x, p.n - 1), slice, p.k);
         head[c] = type_read_slice(at[c]);
     }
     for (uint g = 0; g < at[0].groups; g++) {
@@ -101,14 +101,28 @@ void main()
     uint lx = gl_LocalInvocationID.x, ly = gl_LocalInvocationID.y;
     uint first_column = gl_WorkGroupID.x * X * COLUMNS + lx, first = gl_WorkGroupID.y * TILE;
     uint slices = (p.k + SLICE - 1) / SLICE;
+    uint end = p.rows, weight_row = 0;
+    if (p.tiles != 0) {
+        uvec4 tile = U32x4s(p.tiles).v[gl_WorkGroupID.y];
+        weight_row = tile.x * p.n;
+        first = tile.y;
+        end = tile.z;
+        if (first >= end)
+            return;
+    }
     uint64_t a[TILE];
     precise float acc[CELLS], total[CELLS];
-    [[unroll]] for (uint t = 0; t < TILE; t++)
-        a[t] = at(p.a, min(first + t, p.rows - 1), p.k, 4);
+    uint row[TILE]; /* of out */
+    [[unroll]] for (uint t = 0; t < TILE; t++) {
+        row[t] = min(first + t, end - 1);
+        if (p.tiles != 0)
+            row[t] = U32s(p.pairs).v[row[t]];
+        a[t] = at(p.a, p.tiles != 0 ? row[t] / p.a_share : row[t], p.k, 4);
+    }
     [[unroll]] for (uint i = 0; i < CELLS; i++)
         total[i] = 0.0;
     for (uint round = 0; round < slices; round += Y) {
-        add_slice(a, first_column, min(round + ly, slices - 1), acc);
+        add_slice(a, weight_row, first_column, min(round + ly, slices - 1), acc);
         if (Y == 1) {
             [[unroll]] for (uint i = 0; i < CELLS; i++)
                 total[i] = total[i] + acc[i];
@@ -127,7 +141,7 @@ void main()
     [[unroll]] for (uint t = 0; t < TILE; t++)
         [[unroll]] for (uint c = 0; c < COLUMNS; c++) {
             uint i = t * COLUMNS + c, column = first_column + c * X;
-            if (i % Y == ly && first + t < p.rows && column < p.n)
-                write(first + t, column, total[i]);
+            if (i % Y == ly && first + t < end && column < p.n)
+                write(row[t], column, total[i]);
         }
 }

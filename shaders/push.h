@@ -27,35 +27,59 @@
  * a layer's pool is contiguous: page address = kv + p * page_bytes, V at + page_bytes / 2.
  * pages: uint [sequences][pages_stride], the page ids of each sequence in order. */
 
-/* out[r, :] = table[ids[r], :], dequantized. */
-#define PUSH_EMBED ADDR(table) ADDR(ids) ADDR_OUT U32(rows) U32(n_embd) U32(n_vocab)
+/* out[r, :] = table[ids[r], :] * scale, dequantized (scale 0: 1). */
+#define PUSH_EMBED ADDR(table) ADDR(ids) ADDR_OUT U32(rows) U32(n_embd) U32(n_vocab) F32(scale)
 
-/* out[r, :] = x[idx[r], :] * weight / sqrt(mean(x[idx[r], :]^2) + eps); idx 0: r itself.
- * (Zhang & Sennrich 2019, Root Mean Square Layer Normalization) */
-#define PUSH_RMSNORM ADDR(x) ADDR(weight) ADDR(idx) ADDR_OUT U32(rows) U32(cols) F32(eps)
+/* out[r, :] = x[idx[r], :] * weight / sqrt(mean(x[idx[r], :]^2) + eps)  (+ residual[r, :] if residual); idx 0: r itself.
+ * Row r begins at (r / heads) * stride + (r % heads) * cols floats: heads > 1 norms each head of a row by itself, rows
+ * counts heads. heads 0: rows packed. out may be x or residual. (Zhang & Sennrich 2019, Root Mean Square Layer Norm) */
+#define PUSH_RMSNORM                                                                               \
+    ADDR(x) ADDR(weight) ADDR(idx) ADDR(residual) ADDR_OUT U32(rows) U32(cols) U32(heads) U32(stride) F32(eps)
 
 /* out[r * out_stride + j] = sum_k a[r, k] * w[j, k]  (+ bias[j] if bias) (+ residual[r * out_stride + j] if residual)
- * for j < n. Canonical arithmetic: see engine/kernels.h. residual may be == out. */
+ * for j < n. Canonical arithmetic: see engine/kernels.h. residual may be == out.
+ * With tiles (kernel_expert_matmul): w holds n rows of each expert, one after the other; a workgroup takes a tile's
+ * pairs; pair q is row q / a_share of a and row q of out. */
 #define PUSH_MATMUL                                                                                \
-    ADDR(a) ADDR(w) ADDR(bias) ADDR(residual) ADDR_OUT U32(rows) U32(n) U32(k) U32(out_stride)
+    ADDR(a) ADDR(w) ADDR(bias) ADDR(residual) ADDR_OUT ADDR(tiles) ADDR(pairs)                     \
+    U32(rows) U32(n) U32(k) U32(out_stride) U32(a_share)
 
-/* Rotates q and k (neox order: pairs (i, i + rope_dims/2); Su et al. 2021, RoFormer) by pos[r] and writes k and v
- * into their pages. qkv: row r holds q [n_head][head_size], k [n_head_kv][head_size], v [n_head_kv][head_size].
+/* A mixture of experts (Shazeer et al. 2017). Pair r * used + s is row r's s-th expert.
+ * ids[pair], weights[pair]: the row's `used` largest logits, largest first, the lower number first among equals;
+ * weights are their softmax. logits: [rows][n_expert]. One invocation a row. */
+#define PUSH_ROUTE ADDR(logits) ADDR(ids) ADDR(weights) U32(rows) U32(n_expert) U32(used)
+/* Sorts the pairs by expert, ascending: list[...] = pair. tiles: uint4 (expert, first, end, 0) [tiles_count], at most
+ * EXPERT_TILE pairs each; those not needed are empty. tiles_count >= pairs / EXPERT_TILE + n_expert. One workgroup. */
+#define PUSH_EXPERT_TILES ADDR(ids) ADDR(list) ADDR(tiles) U32(pairs) U32(n_expert) U32(tiles_count)
+/* out[r, :] += sum_s weights[r * used + s] * y[r * used + s, :], s ascending. */
+#define PUSH_COMBINE ADDR(y) ADDR(weights) ADDR_OUT U32(rows) U32(cols) U32(used)
+#define EXPERT_TILE 4
+#define MAX_EXPERTS 1024
+
+/* x[i] = cap * tanh(x[i] / cap), i < count. (Gemma 2, arXiv 2408.00118) */
+#define PUSH_SOFTCAP ADDR(x) U32(count) U32(row_groups) F32(cap)
+
+/* Rotates q and k (pairs (i, i + rope_dims/2), "neox"; adjacent: (2i, 2i + 1); Su et al. 2021, RoFormer) by pos[r] and
+ * writes k and v into their pages. qkv: row r holds q [n_head][head_size], k [n_head_kv][head_size], v [n_head_kv][head_size].
  * q is rotated in place; k, v go to the page pages[seq[r]][pos[r] / PAGE_TOKENS], as f16.
- * angles: float2 [n_ctx][rope_dims/2] = (cos, sin) of pos * base^(-2i/rope_dims), computed on the host in double. */
+ * angles: float2 [n_ctx][rope_dims/2] = (cos, sin) by position and pair: model_rope_angles(). */
 #define PUSH_ROPE                                                                                  \
     ADDR(qkv) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv)                                \
-    U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(rope_dims) U32(pages_stride) U32(page_bytes)
+    U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(rope_dims) U32(pages_stride) U32(page_bytes) \
+    U32(adjacent)
 
-/* out[r][h] = softmax(q[r][h] . k[0..pos[r]] / sqrt(head_size)) . v[0..pos[r]], h's kv head = h / (n_head / n_head_kv).
+/* out[r][h] = softmax(s) . v over keys 0..pos[r], s = q[r][h] . k * scale, h's kv head = h / (n_head / n_head_kv).
+ * softcap (0: off): s = softcap * tanh(s / softcap). window (0: off): only the last `window` keys.
  * q: in qkv rows as above (row stride qkv_stride floats); out: [rows][n_head * head_size].
  * Fixed split: blocks of keys of one size that divides PAGE_TOKENS, ascending, whatever the batch or the chunk. */
 #define PUSH_ATTENTION                                                                             \
     ADDR(qkv) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv) ADDR_OUT                                   \
-    U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(qkv_stride) U32(pages_stride) U32(page_bytes) F32(scale)
+    U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(qkv_stride) U32(pages_stride) U32(page_bytes) F32(scale) \
+    F32(softcap) U32(window)
 
-/* out[r, j] = silu(gate_up[r, j]) * gate_up[r, cols + j]; silu(x) = x / (1 + exp(-x)). (Shazeer 2020, GLU variants) */
-#define PUSH_SILU_MUL ADDR(gate_up) ADDR_OUT U32(rows) U32(cols)
+/* out[r, j] = silu(gate_up[r, j]) * gate_up[r, cols + j]; silu(x) = x / (1 + exp(-x)). (Shazeer 2020, GLU variants)
+ * gelu 1: x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) instead of silu. */
+#define PUSH_SILU_MUL ADDR(gate_up) ADDR_OUT U32(rows) U32(cols) U32(gelu)
 
 /* Logit bias and penalties, written into the logits: row r's edits are edits[params[r].edits_begin ..+ edits_count], ids
  * unique, so that no two invocations touch one value. Before: x + bias; then, where the id was seen, x / repetition
@@ -71,10 +95,6 @@
  * descending order, the lower id first on ties: out: struct logprob_row [rows]. A row with params[r].logprobs 0 is
  * left as it was. NaN counts as minus infinity; ids there are not enough of are 0xffffffff. */
 #define PUSH_LOGPROBS ADDR(logits) ADDR(params) ADDR(tokens) ADDR_OUT U32(rows) U32(n_vocab)
-
-/* Copies page src[i] to page dst[i] over all layers' pools (copy on write). pairs: uint2 [count].
- * layer_stride: bytes from one layer's pool to the next. */
-#define PUSH_COPY_PAGES ADDR(kv) ADDR(pairs) U32(count) U32(page_bytes) U32(n_layer) U32(pad) ADDR(layer_stride)
 
 /* Sampling parameters of one row, read by edit_logits, sample and logprobs. 64 bytes. */
 #define SAMPLE_ROW                                                                                 \
@@ -117,7 +137,10 @@ struct push_silu_mul { PUSH_SILU_MUL };
 struct push_edit_logits { PUSH_EDIT_LOGITS };
 struct push_sample { PUSH_SAMPLE };
 struct push_logprobs { PUSH_LOGPROBS };
-struct push_copy_pages { PUSH_COPY_PAGES };
+struct push_route { PUSH_ROUTE };
+struct push_expert_tiles { PUSH_EXPERT_TILES };
+struct push_combine { PUSH_COMBINE };
+struct push_softcap { PUSH_SOFTCAP };
 struct sample_row { SAMPLE_ROW };
 struct logit_edit { LOGIT_EDIT };
 struct logprob_row {

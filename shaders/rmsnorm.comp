@@ -9,13 +9,19 @@ layout(push_constant) uniform P { PUSH_RMSNORM } p;
 
 shared float partial[gl_WorkGroupSize.x];
 
+uint64_t row_begin(uint r)
+{
+    return (uint64_t(r / p.heads) * p.stride + (r % p.heads) * p.cols) * 4;
+}
+
 void main()
 {
     uint r = gl_WorkGroupID.x, lane = gl_LocalInvocationID.x, size = gl_WorkGroupSize.x;
     uint src = p.idx != 0 ? U32s(p.idx).v[r] : r;
-    F32s x = F32s(at(p.x, src, p.cols, 4));
+    F32s x = F32s(p.x + row_begin(src));
     F32s weight = F32s(p.weight);
-    F32s dst = F32s(at(p.out_, r, p.cols, 4));
+    F32s dst = F32s(p.out_ + row_begin(r));
+    F32s residual = F32s(p.residual + row_begin(r));
     precise float sum = 0.0;
     for (uint i = lane; i < p.cols; i += size) {
         float v = x.v[i];
@@ -29,6 +35,8 @@ void main()
     precise float scale = 1.0 / sqrt(total / float(p.cols) + p.eps);
     for (uint i = lane; i < p.cols; i += size) {
         precise float v = x.v[i] * scale * weight.v[i];
+        if (p.residual != 0)
+            v = residual.v[i] + v;
         dst.v[i] = v;
     }
 }

@@ -12,9 +12,11 @@ float rotated(F32s x, F32x2s angles, uint d)
     uint pairs = p.rope_dims / 2;
     if (d >= p.rope_dims)
         return x.v[d];
-    vec2 a = angles.v[d < pairs ? d : d - pairs];
-    float own = x.v[d], other = x.v[d < pairs ? d + pairs : d - pairs];
-    precise float turned = other * (d < pairs ? -a.y : a.y);
+    bool first = p.adjacent != 0 ? d % 2 == 0 : d < pairs; /* of its pair */
+    uint away = p.adjacent != 0 ? 1 : pairs;
+    vec2 a = angles.v[p.adjacent != 0 ? d / 2 : first ? d : d - pairs];
+    float own = x.v[d], other = x.v[first ? d + away : d - away];
+    precise float turned = other * (first ? -a.y : a.y);
     precise float sum = fma(own, a.x, turned);
     return sum;
 }
@@ -28,10 +30,11 @@ void main()
     uint64_t row = at(p.qkv, r, (p.n_head + 2 * p.n_head_kv) * p.head_size, 4);
     if (i < p.n_head * pairs) {
         F32s q = F32s(row + uint64_t(i / pairs) * p.head_size * 4);
-        uint d = i % pairs;
-        float low = rotated(q, angles, d), high = rotated(q, angles, d + pairs);
+        uint d = p.adjacent != 0 ? i % pairs * 2 : i % pairs;
+        uint other = d + (p.adjacent != 0 ? 1 : pairs);
+        float low = rotated(q, angles, d), high = rotated(q, angles, other);
         q.v[d] = low;
-        q.v[d + pairs] = high;
+        q.v[other] = high;
         return;
     }
     i -= p.n_head * pairs;

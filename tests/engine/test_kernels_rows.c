@@ -1,5 +1,5 @@
 /* The kernels that read no quantized weights: rmsnorm, rope with its page writes, attention,
- * silu_mul, copy_pages. Each against a naive twin in double over random shapes. `--time` measures
+ * silu_mul. Each against a naive twin in double over random shapes. `--time` measures
  * instead. */
 #include <time.h>
 
@@ -100,36 +100,6 @@ static void test_silu_mul(struct bed *b)
         }
     CHECK(worst <= 1);
     free(x);
-    free(got);
-}
-
-static void test_copy_pages(struct bed *b)
-{
-    uint32_t page_bytes = 256 * (1 + below(b, 5)), pages = 6, layers = 1 + below(b, 3);
-    uint32_t pairs[4] = {4, 1, 5, 0}; /* 4 -> 1, 5 -> 0 */
-    uint64_t layer_bytes = (uint64_t)page_bytes * pages + 256, bytes = layer_bytes * layers;
-    uint8_t *kv = take(bytes), *got = take(bytes);
-    for (uint64_t i = 0; i < bytes; i++)
-        kv[i] = (uint8_t)check_rng_next(&b->rng);
-    bed_clear(b);
-    struct tensor kv_t = bed_tensor(b, kv, bytes), pairs_t = bed_tensor(b, pairs, sizeof pairs);
-    struct push_copy_pages p = {.kv = kv_t.address,
-                                .pairs = pairs_t.address,
-                                .count = 2,
-                                .page_bytes = page_bytes,
-                                .n_layer = layers,
-                                .layer_stride = layer_bytes};
-    bed_begin(b);
-    kernel_copy_pages(b->kernels, &p);
-    bed_run(b);
-    bed_check(b);
-    bed_get(b, &kv_t, got);
-    for (uint32_t l = 0; l < layers; l++)
-        for (uint32_t i = 0; i < 2; i++)
-            memcpy(kv + l * layer_bytes + (uint64_t)pairs[2 * i + 1] * page_bytes,
-                   kv + l * layer_bytes + (uint64_t)pairs[2 * i] * page_bytes, page_bytes);
-    CHECK(memcmp(kv, got, bytes) == 0);
-    free(kv);
     free(got);
 }
 
@@ -442,13 +412,11 @@ static void test_no_rows(struct bed *b)
     struct push_rope r = {.n_head = 2, .n_head_kv = 1, .head_size = 4, .rope_dims = 4};
     struct push_rmsnorm n = {.cols = 3};
     struct push_silu_mul s = {.cols = 3};
-    struct push_copy_pages c = {.page_bytes = 256, .n_layer = 1};
     bed_begin(b);
     kernel_attention(b->kernels, &a);
     kernel_rope(b->kernels, &r);
     kernel_rmsnorm(b->kernels, &n);
     kernel_silu_mul(b->kernels, &s);
-    kernel_copy_pages(b->kernels, &c);
     bed_run(b);
 }
 
@@ -493,7 +461,6 @@ int main(int argc, char **argv)
     for (int i = 0; i < 10; i++) {
         test_rmsnorm(&b);
         test_silu_mul(&b);
-        test_copy_pages(&b);
     }
     test_rope(&b, 4, 2, 64, 64);
     test_rope(&b, 3, 1, 10, 6);

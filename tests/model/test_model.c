@@ -35,7 +35,7 @@ static void test_shipped(const char *dir)
         CHECK_INT(m->n_vocab, 4096);
         CHECK_INT(m->n_ctx_train, 2048);
         CHECK_INT(m->weight_count, 7348480);
-        CHECK(m->rope_base == 1e6f && m->rms_eps == 1e-6f);
+        CHECK(m->rope.base == 1e6f && m->rms_eps == 1e-6f);
         CHECK(m->output == m->token_embd);
         CHECK_INT(m->layers[7].attn_q->type, files[i].q);
         CHECK(str_eq(m->layers[7].ffn_down->name, STR_LIT("blk.7.ffn_down.weight")));
@@ -57,7 +57,7 @@ struct variant {
 
 static void other_architecture(struct gguf_build *g)
 {
-    build_kv_str(g, "general.architecture", "llama");
+    build_kv_str(g, "general.architecture", "bloom");
 }
 static void zero_layers(struct gguf_build *g)
 {
@@ -114,6 +114,10 @@ static void value_length(struct gguf_build *g)
 static void yarn(struct gguf_build *g)
 {
     build_kv_str(g, "qwen2.rope.scaling.type", "yarn");
+}
+static void scaling_unknown(struct gguf_build *g)
+{
+    build_kv_str(g, "qwen2.rope.scaling.type", "twist");
 }
 static void scaling_none(struct gguf_build *g)
 {
@@ -189,8 +193,8 @@ static const struct variant variants[] = {
     {"as it is", NULL, nothing, ERR_OK, ""},
     {"no architecture", "general.architecture", nothing, ERR_FORMAT,
      "no key 'general.architecture'"},
-    {"llama", "general.architecture", other_architecture, ERR_UNSUPPORTED,
-     "architecture 'llama' is not supported (supported: qwen2)"},
+    {"other architecture", "general.architecture", other_architecture, ERR_UNSUPPORTED,
+     "architecture 'bloom' is not supported (supported: llama, qwen2"},
     {"no block_count", "qwen2.block_count", nothing, ERR_FORMAT, "no key 'qwen2.block_count'"},
     {"0 layers", "qwen2.block_count", zero_layers, ERR_RANGE,
      "'qwen2.block_count' is 0, expected 1 to 512"},
@@ -219,12 +223,13 @@ static const struct variant variants[] = {
     {"rope over half a head", NULL, rope_half, ERR_OK, ""},
     {"values of another size", NULL, value_length, ERR_UNSUPPORTED,
      "values of 8 and keys of 4 a head"},
-    {"yarn", NULL, yarn, ERR_UNSUPPORTED,
-     "'qwen2.rope.scaling.type' is 'yarn', only 'none' is supported"},
+    {"yarn without a factor", NULL, yarn, ERR_FORMAT, "'rope.scaling.factor' is missing"},
+    {"unknown scaling", NULL, scaling_unknown, ERR_UNSUPPORTED,
+     "'qwen2.rope.scaling.type' is 'twist', supported are none, linear"},
     {"scaling none", NULL, scaling_none, ERR_OK, ""},
-    {"scaling factor", NULL, scaling_factor, ERR_UNSUPPORTED, "'qwen2.rope.scaling.factor' is 4"},
+    {"scaling factor", NULL, scaling_factor, ERR_OK, ""},
     {"experts", NULL, experts, ERR_UNSUPPORTED, "'qwen2.expert_count' is 8: a mixture of experts"},
-    {"sliding window", NULL, sliding, ERR_UNSUPPORTED, "sliding-window attention"},
+    {"sliding window", NULL, sliding, ERR_OK, ""},
     {"not causal", NULL, not_causal, ERR_UNSUPPORTED, "only causal attention"},
     {"no embedding", "token_embd.weight", nothing, ERR_FORMAT,
      "tensor 'token_embd.weight' is missing"},
@@ -276,7 +281,7 @@ static void test_variant(const struct variant *v)
         CHECK_STR(m->name, "tiny");
         CHECK((m->output == m->token_embd) == (v->change != own_output));
         CHECK(v->change != rope_half || m->rope_dims == 2);
-        CHECK(m->rope_base ==
+        CHECK(m->rope.base ==
               (v->skip != NULL && strstr(v->skip, "freq_base") != NULL ? 10000.0f : 1e6f));
     } else {
         CHECK(g != NULL && m == NULL); /* the file stays the caller's */
