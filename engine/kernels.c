@@ -394,12 +394,12 @@ void kernel_combine(struct kernels *k, const struct push_combine *p)
     gpu_dispatch(k->gpu, k->plain[COMBINE], p, (uint32_t)div_up(p->cols, ELEMENTS), p->rows, 1);
 }
 
-/* The variant whose rows are a tile's. */
+/* The first variant that takes all of a tile at once. */
 void kernel_expert_matmul(struct kernels *k, const struct push_matmul *p, enum tensor_type type,
                           uint32_t tiles_count)
 {
     uint32_t i = 0;
-    while (i < VARIANTS && !(variants[i].rows == EXPERT_TILE && is_used(k, &variants[i]) &&
+    while (i < VARIANTS && !(variants[i].rows >= EXPERT_TILE && is_used(k, &variants[i]) &&
                              can_load(&variants[i], p)))
         i++;
     assert(i < VARIANTS); /* every k and address is a multiple of 4 values here */

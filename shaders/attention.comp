@@ -104,7 +104,7 @@ void main()
         for (uint t0 = 0; t0 < in_page; t0 += 8)
             [[unroll]] for (uint j = 0; j < 8; j++) {
                 uint t = t0 + j;
-                bool there = t < in_page;
+                bool there = t < in_page && first + t >= seen; /* 0 * infinity is not 0 */
                 float e = there ? weight[t] : 0.0;
                 sum = sum + e;
                 [[unroll]] for (uint i = 0; i < PAIRS; i++) {

@@ -60,12 +60,13 @@ void score_keys(U64s k, uint hidden, uint there, vec4 query[HEADS][HELD], out pr
         s[h] = lane >= hidden && lane < there ? capped(s[h] * p.scale) : uintBitsToFloat(0xff800000u);
 }
 
-/* acc += weight * value, keys ascending; keys that are not there have weight 0. */
-void add_values(U64s v, uint there, float weight[HEADS], inout precise vec4 acc[HEADS][HELD])
+/* acc += weight * value, keys ascending; keys that are hidden or not there have weight 0 and another's value (0 *
+ * infinity is not 0). */
+void add_values(U64s v, uint hidden, uint there, float weight[HEADS], inout precise vec4 acc[HEADS][HELD])
 {
     uint quads = p.head_size / 4, lane = gl_SubgroupInvocationID;
     [[unroll]] for (uint j = 0; j < FEW; j++) {
-        uint key = min(j, there - 1);
+        uint key = clamp(j, hidden, there - 1);
         [[unroll]] for (uint d = 0; d < HELD; d++) {
             vec4 x = halves(v.v[key * quads + min(d * FEW + lane, quads - 1)]);
             [[unroll]] for (uint h = 0; h < HEADS; h++)
@@ -113,7 +114,7 @@ void main()
                 acc[h][d] = acc[h][d] * shrink;
             m[h] = m_new;
         }
-        add_values(U64s(k + p.page_bytes / 2), there, s, acc);
+        add_values(U64s(k + p.page_bytes / 2), hidden, there, s, acc);
     }
     [[unroll]] for (uint h = 0; h < HEADS; h++) {
         F32s dst = F32s(at(p.out_, r, p.n_head * p.head_size, 4) + uint64_t(first_head + h) * p.head_size * 4);
