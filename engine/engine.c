@@ -1,13 +1,11 @@
-/* The engine's life: creation (device, weights, KV pages, buffers), sequences in and out, and the
- * step from plan to events. What a step computes is planned in plan.c and recorded in forward.c. */
+/* The engine's life: creation (device, weights, KV pages, buffers) and the end. Steps are step.c's.
+ */
 #include "engine/engine.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/hash.h"
 #include "base/size.h"
 #include "engine/engine_impl.h"
@@ -22,6 +20,7 @@ enum {
     LARGEST_CHUNK_TOKENS = 65536,
 };
 static const uint64_t SOFTWARE_KV_BYTES = UINT64_C(512) << 20;
+enum { EDITS_A_SEQ = 1024 }; /* room for bias and penalties a step, on average */
 static const uint64_t LOGITS_BYTES = UINT64_C(256) << 20; /* of one head pass */
 
 /* ---- sizes ---- */
@@ -44,6 +43,8 @@ static void choose_batch(struct engine *e)
     e->max_rows = e->info.chunk_tokens + e->info.max_seqs;
     uint64_t row_bytes = (uint64_t)e->model->n_vocab * sizeof(float);
     e->max_logit_rows = (uint32_t)max_u64(1, min_u64(LOGITS_BYTES / row_bytes, e->max_rows));
+    uint64_t most = sampling_most_edits(e->info.max_ctx, e->model->n_vocab);
+    e->max_edits = (uint32_t)(most + min_u64(most, EDITS_A_SEQ) * (e->info.max_seqs - 1));
     e->pages_stride = (e->info.max_ctx + PAGE_TOKENS - 1) / PAGE_TOKENS;
     e->page_bytes =
         2 * e->model->n_head_kv * PAGE_TOKENS * e->model->head_size * (uint32_t)sizeof(uint16_t);
@@ -92,7 +93,8 @@ static void lay_out_step(struct engine *e)
     l->logit_idx = take(&l->total, rows_bytes);
     l->samples = take(&l->total, (uint64_t)e->max_rows * sizeof(struct sample_row));
     l->pages = take(&l->total, (uint64_t)e->info.max_seqs * e->pages_stride * sizeof(uint32_t));
-    l->banned = take(&l->total, (uint64_t)e->info.max_seqs * MAX_STOP_TOKENS * sizeof(uint32_t));
+    l->banned = take(&l->total, (uint64_t)e->info.max_seqs * MAX_BANS * sizeof(uint32_t));
+    l->edits = take(&l->total, (uint64_t)e->max_edits * sizeof(struct logit_edit));
 }
 
 /* ---- creation ---- */
@@ -156,6 +158,10 @@ static enum err create_buffers(struct engine *e, struct err_msg *why)
         {&e->logits, GPU_DEVICE, e->max_logit_rows * logits, "logits"},
         {&e->tokens_device, GPU_DEVICE, ids, "sampled ids"},
         {&e->tokens_host, GPU_READBACK, ids, "sampled ids"},
+        {&e->logprobs_device, GPU_DEVICE, e->max_rows * sizeof(struct logprob_row),
+         "log-probabilities"},
+        {&e->logprobs_host, GPU_READBACK, e->max_rows * sizeof(struct logprob_row),
+         "log-probabilities"},
         {&e->logits_host, GPU_READBACK, e->options.logits_fn != NULL ? e->max_rows * logits : 0,
          "logits copy"},
     };
@@ -265,12 +271,28 @@ void engine_destroy(struct engine **e_ptr)
     if (e == NULL)
         return;
     if (e->gpu != NULL) {
-        struct gpu_buffer *buffers[] = {
-            &e->angles_local, &e->router,        &e->expert_ids,  &e->expert_weights,
-            &e->expert_pairs, &e->expert_tiles,  &e->expert_out,  &e->angles,
-            &e->step_host,    &e->step_device,   &e->x,           &e->normed,
-            &e->qkv,          &e->attn,          &e->gate_up,     &e->hidden,
-            &e->logits,       &e->tokens_device, &e->tokens_host, &e->logits_host};
+        struct gpu_buffer *buffers[] = {&e->angles_local,
+                                        &e->router,
+                                        &e->expert_ids,
+                                        &e->expert_weights,
+                                        &e->expert_pairs,
+                                        &e->expert_tiles,
+                                        &e->expert_out,
+                                        &e->angles,
+                                        &e->step_host,
+                                        &e->step_device,
+                                        &e->x,
+                                        &e->normed,
+                                        &e->qkv,
+                                        &e->attn,
+                                        &e->gate_up,
+                                        &e->hidden,
+                                        &e->logits,
+                                        &e->tokens_device,
+                                        &e->tokens_host,
+                                        &e->logits_host,
+                                        &e->logprobs_device,
+                                        &e->logprobs_host};
         for (size_t i = 0; i < ARRAY_LEN(buffers); i++)
             gpu_buffer_destroy(e->gpu, buffers[i]);
         for (uint32_t i = 0; e->kv_buffers != NULL && i < e->model->n_layer; i++)
@@ -280,6 +302,7 @@ void engine_destroy(struct engine **e_ptr)
         gpu_destroy(&e->gpu);
     }
     for (uint32_t i = 0; e->slots != NULL && i < e->info.max_seqs; i++) {
+        sampling_destroy(&e->slots[i].more);
         free(e->slots[i].tokens);
         free(e->slots[i].pages);
     }
@@ -301,171 +324,4 @@ const struct engine_info *engine_info(const struct engine *e)
 unsigned engine_validation_errors(const struct engine *e)
 {
     return gpu_validation_errors(e->gpu);
-}
-
-/* ---- a step ---- */
-
-/* Writes the planned rows into the host's copy of the step input; returns the bytes that have to
- * travel. */
-static uint64_t write_step(struct engine *e)
-{
-    char *host = e->step_host.mapped;
-    uint32_t *ids = (uint32_t *)(host + e->layout.ids), *pos = (uint32_t *)(host + e->layout.pos);
-    uint32_t *seq = (uint32_t *)(host + e->layout.seq),
-             *idx = (uint32_t *)(host + e->layout.logit_idx);
-    struct sample_row *samples = (struct sample_row *)(host + e->layout.samples);
-    uint32_t *banned = (uint32_t *)(host + e->layout.banned), banned_count = 0;
-    uint32_t *table = (uint32_t *)(host + e->layout.pages);
-
-    e->logit_rows = 0;
-    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
-        const struct step_row *row = &e->plan.rows[r];
-        struct sequence *s = row->seq;
-        ids[r] = s->tokens[row->position];
-        pos[r] = row->position;
-        seq[r] = s->slot;
-        if (!row->samples && !e->options.logits_all)
-            continue;
-        struct sample_row *sample = &samples[e->logit_rows];
-        *sample = (struct sample_row){.temperature = 0};
-        idx[e->logit_rows++] = r;
-        if (!row->samples)
-            continue;
-        *sample = s->sampling;
-        sample->position = s->tokens_count;
-        if (s->tokens_count - s->prompt_count < s->min_tokens) {
-            sample->banned_begin = banned_count;
-            sample->banned_count = s->stop_tokens_count;
-            memcpy(&banned[banned_count], s->stop_tokens, s->stop_tokens_count * sizeof *banned);
-            banned_count += s->stop_tokens_count;
-        }
-    }
-    for (uint32_t i = 0; i < e->live; i++) {
-        const struct sequence *s = e->order[i];
-        if (s->planned > 0)
-            memcpy(&table[(size_t)s->slot * e->pages_stride], s->pages,
-                   s->pages_count * sizeof *table);
-    }
-    return e->layout.banned + banned_count * sizeof *banned;
-}
-
-static enum err run_step(struct engine *e, struct err_msg *why)
-{
-    enum err r = gpu_begin(e->gpu, why);
-    if (r != ERR_OK)
-        return r;
-    gpu_mark(e->gpu, "begin");
-    gpu_copy(e->gpu, &e->step_host, 0, &e->step_device, 0, write_step(e));
-    gpu_barrier(e->gpu);
-    forward_record(e);
-    if (e->logit_rows > 0)
-        gpu_copy(e->gpu, &e->tokens_device, 0, &e->tokens_host, 0,
-                 e->logit_rows * sizeof(uint32_t));
-    gpu_mark(e->gpu, "end");
-    r = gpu_submit(e->gpu, why);
-    return r == ERR_OK ? gpu_wait(e->gpu, why) : r;
-}
-
-static enum engine_finish take_token(struct engine *e, struct sequence *s, uint32_t token)
-{
-    s->tokens[s->tokens_count++] = token;
-    for (uint32_t i = 0; i < s->stop_tokens_count; i++) {
-        if (s->stop_tokens[i] == token)
-            return ENGINE_STOP;
-    }
-    return s->tokens_count >= s->tokens_limit || s->tokens_count >= e->info.max_ctx
-               ? ENGINE_LENGTH
-               : ENGINE_RUNNING;
-}
-
-/* Hands out logits and tokens of the step that has run; ends what is finished. */
-static size_t collect(struct engine *e)
-{
-    const uint32_t *tokens = e->tokens_host.mapped;
-    size_t events = 0;
-    uint32_t logit_row = 0;
-    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
-        const struct step_row *row = &e->plan.rows[r];
-        struct sequence *s = row->seq;
-        if (!row->samples && !e->options.logits_all)
-            continue;
-        if (e->options.logits_fn != NULL) {
-            const float *logits = e->logits_host.mapped;
-            e->options.logits_fn(e->options.logits_user, s->id, row->position,
-                                 logits + (size_t)logit_row * e->model->n_vocab);
-        }
-        uint32_t token = tokens[logit_row++];
-        if (!row->samples)
-            continue;
-        struct engine_event *ev = &e->events[events++];
-        *ev = (struct engine_event){.id = s->id,
-                                    .token = token,
-                                    .finish = take_token(e, s, token),
-                                    .prompt_count = s->prompt_count,
-                                    .cached_count = s->cached_count};
-        if (ev->finish != ENGINE_RUNNING)
-            sequence_end(e, s);
-    }
-    return events;
-}
-
-static void add_to_profile(struct engine *e, const char *name, uint64_t ns)
-{
-    size_t i = 0;
-    while (i < e->profile_count && strcmp(e->profile[i].name, name) != 0)
-        i++;
-    if (i == PROFILE_ROWS)
-        return;
-    if (i == e->profile_count)
-        e->profile[e->profile_count++] = (struct engine_profile_row){.name = name};
-    e->profile[i].ns += ns;
-    e->profile[i].count++;
-}
-
-/* Device time of the step that has run; a mark's name is that of the work before it. */
-static uint64_t step_gpu_ns(struct engine *e)
-{
-    static _Thread_local const char *names[MAX_MARKS];
-    static _Thread_local uint64_t ns[MAX_MARKS];
-    size_t count = gpu_marks(e->gpu, names, ns, MAX_MARKS);
-    for (size_t i = 1; e->options.profile && i < count; i++)
-        add_to_profile(e, names[i], ns[i] - ns[i - 1]);
-    return count < 2 ? 0 : ns[count - 1] - ns[0];
-}
-
-size_t engine_profile(const struct engine *e, const struct engine_profile_row **ret_rows)
-{
-    *ret_rows = e->profile;
-    return e->profile_count;
-}
-
-enum err engine_step(struct engine *e, const struct engine_event **ret_events, size_t *ret_count,
-                     struct engine_step_stats *ret_stats, struct err_msg *why)
-{
-    if (e->live == 0)
-        return err_set(why, ERR_AGAIN, "no sequences");
-    uint64_t start_ns = clock_mono_ns();
-    plan_step(e);
-    if (e->plan.rows_count == 0)
-        return err_set(why, ERR_INTERNAL,
-                       "no sequence can go on: %u live, %u of %u KV pages available", e->live,
-                       kv_available(e->kv), kv_pages(e->kv));
-    enum err r = run_step(e, why);
-    if (r != ERR_OK)
-        return r;
-    plan_commit(e);
-    *ret_count = collect(e);
-    *ret_events = e->events;
-    if (ret_stats != NULL) {
-        uint32_t running = 0;
-        for (uint32_t i = 0; i < e->live; i++)
-            running += e->order[i]->active;
-        *ret_stats = (struct engine_step_stats){.prefill_tokens = e->plan.prefill_rows,
-                                                .decode_tokens = e->plan.decode_rows,
-                                                .running = running,
-                                                .waiting = e->live - running,
-                                                .gpu_ns = step_gpu_ns(e),
-                                                .wall_ns = clock_mono_ns() - start_ns};
-    }
-    return ERR_OK;
 }

@@ -44,7 +44,7 @@ struct engine_options {
 struct engine_info {
     struct gpu_device_info device;
     char numeric_class[65]; /* hash of device, driver, shader build, mode */
-    char shader_build[65];   /* hash of all SPIR-V: part of the numeric class */
+    char shader_build[65];  /* hash of all SPIR-V: part of the numeric class */
     uint32_t max_seqs;
     uint32_t max_ctx;
     uint32_t chunk_tokens;
@@ -60,6 +60,19 @@ void engine_destroy(struct engine **e);
 const struct engine_info *engine_info(const struct engine *e);
 unsigned engine_validation_errors(const struct engine *e);
 
+enum {
+    ENGINE_MAX_BIAS = 1024,
+    ENGINE_MAX_BAD_WORDS = 256, /* token sequences */
+    ENGINE_MAX_TOP_LOGPROBS = 20
+};
+
+struct engine_bias {
+    uint32_t id;
+    float bias; /* added to the token's logit */
+};
+
+/* The order of vLLM: bias, repetition, frequency, presence, bad words, then temperature, min_p,
+ * top_k, top_p and the draw. */
 struct engine_request {
     uint64_t id;            /* the caller's; unique among live sequences */
     const uint32_t *prompt; /* copied */
@@ -76,7 +89,19 @@ struct engine_request {
     float top_p, min_p; /* 1, 0: off */
     uint32_t top_k;     /* 0: off */
     uint64_t seed;
-    uint32_t choice;
+    uint32_t choice; /* of several with one seed: each draws its own tokens */
+
+    /* All copied. Zeros ask for nothing. */
+    float repetition_penalty; /* logits of tokens in prompt or completion: / or * this; 0, 1: off */
+    float frequency_penalty,
+        presence_penalty;           /* of tokens in the completion: - this * count, - this */
+    const struct engine_bias *bias; /* of an id twice the last counts */
+    size_t bias_count;              /* at most ENGINE_MAX_BIAS */
+    const uint32_t *bad_ids; /* token sequences the completion must not hold, one after the other */
+    const uint32_t *bad_lengths;
+    size_t bad_count;      /* at most ENGINE_MAX_BAD_WORDS */
+    bool logprobs;         /* events carry them */
+    uint32_t top_logprobs; /* and those of the likeliest tokens */
 };
 
 /* ERR_RANGE: prompt empty, too long, or an id outside the vocabulary. ERR_FULL: max_seqs live
@@ -91,12 +116,22 @@ void engine_preempt(struct engine *e, uint64_t id);
 const uint32_t *engine_completion(const struct engine *e, uint64_t id, size_t *ret_count);
 
 enum engine_finish { ENGINE_RUNNING, ENGINE_STOP, ENGINE_LENGTH };
+/* log_softmax of the model's logits, before bias, penalties, bans and temperature. NaN or minus
+ * infinity where the logits are not finite. */
+struct engine_logprobs {
+    float token;
+    uint32_t top_ids[ENGINE_MAX_TOP_LOGPROBS]; /* by descending logit, then ascending id */
+    float top[ENGINE_MAX_TOP_LOGPROBS];
+};
+
 struct engine_event {
     uint64_t id;
     uint32_t token;
     enum engine_finish finish; /* not ENGINE_RUNNING: the sequence is gone after this event */
     uint32_t prompt_count;
-    uint32_t cached_count; /* prompt tokens that came from the prefix cache */
+    uint32_t cached_count;                  /* prompt tokens that came from the prefix cache */
+    const struct engine_logprobs *logprobs; /* NULL: not asked for */
+    uint32_t top_count;                     /* of them: the request's, or the vocabulary's size */
 };
 
 struct engine_step_stats {

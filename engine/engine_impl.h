@@ -1,18 +1,25 @@
 /* What the engine's files share; nobody else includes this.
  *
- *   engine.c    create, destroy, the step from plan to events
+ *   engine.c    create, destroy
+ *   step.c      the step from plan to events
  *   sequence.c  sequences in and out
+ *   sampling.c  what a sequence asks of its logits (no Vulkan)
  *   plan.c      which tokens a step computes: pages, preemption, prefixes (no Vulkan)
  *   forward.c   the transformer: records one forward pass over the planned rows
  *   weights.c   tensors onto the device */
 #ifndef OCTO_ENGINE_IMPL_H
 #define OCTO_ENGINE_IMPL_H
 
+#include <assert.h>
+
 #include "engine/engine.h"
 #include "engine/kernels.h"
 #include "engine/kv.h"
+#include "engine/sampling.h"
 
-enum { MAX_STOP_TOKENS = 128, PROFILE_ROWS = 32, MAX_MARKS = 1024 };
+enum { MAX_STOP_TOKENS = 128, MAX_BANS = MAX_STOP_TOKENS + ENGINE_MAX_BAD_WORDS };
+static_assert((int)MAX_BANS <= SAMPLE_MAX_BANNED, "the sampler looks at all of them");
+enum { PROFILE_ROWS = 32, MAX_MARKS = 1024 };
 
 /* A live sequence.
  *
@@ -43,7 +50,8 @@ struct sequence {
     uint32_t min_tokens;
     uint32_t stop_tokens[MAX_STOP_TOKENS];
     uint32_t stop_tokens_count;
-    struct sample_row sampling; /* position, banned_* are set each step */
+    struct sample_row sampling; /* position, banned_*, edits_* are set each step */
+    struct sampling *more;      /* NULL: no bias, penalties, bad words */
 };
 
 /* A step's rows on the host, copied to the device in one piece. Offsets in bytes. */
@@ -52,7 +60,8 @@ struct step_layout {
     uint64_t logit_idx;     /* uint [max_rows]: row of each row that gets logits */
     uint64_t samples;       /* struct sample_row [max_rows] */
     uint64_t pages;         /* uint [max_seqs][pages_stride] */
-    uint64_t banned;        /* uint [max_seqs * MAX_STOP_TOKENS] */
+    uint64_t banned;        /* uint [max_seqs * MAX_BANS] */
+    uint64_t edits;         /* struct logit_edit [max_edits] */
     uint64_t total;
 };
 
@@ -67,6 +76,7 @@ struct plan {
     uint32_t rows_count;
     uint32_t decode_rows;
     uint32_t prefill_rows;
+    uint32_t edits; /* of the rows that sample */
 };
 
 struct weight {
@@ -104,6 +114,7 @@ struct engine {
     /* Sizes. */
     uint32_t max_rows;       /* rows a step */
     uint32_t max_logit_rows; /* rows of one head pass */
+    uint32_t max_edits;      /* a step: at least those of one longest sequence */
     uint32_t pages_stride;
     uint32_t page_bytes; /* of one layer */
     struct step_layout layout;
@@ -114,9 +125,10 @@ struct engine {
     struct gpu_buffer step_host, step_device;
     struct gpu_buffer x, normed, qkv, attn, gate_up, hidden;
     struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
-    struct gpu_buffer logits;                     /* [max_logit_rows][n_vocab] */
-    struct gpu_buffer tokens_device, tokens_host; /* uint [max_rows]: sampled ids */
-    struct gpu_buffer logits_host;                /* only with logits_fn: [max_rows][n_vocab] */
+    struct gpu_buffer logits;                         /* [max_logit_rows][n_vocab] */
+    struct gpu_buffer tokens_device, tokens_host;     /* uint [max_rows]: sampled ids */
+    struct gpu_buffer logprobs_device, logprobs_host; /* struct logprob_row [max_rows] */
+    struct gpu_buffer logits_host;                    /* only with logits_fn: [max_rows][n_vocab] */
 
     /* Sequences. */
     struct kv *kv;
@@ -127,7 +139,9 @@ struct engine {
     uint64_t preemptions;
     struct plan plan;
     struct engine_event *events;
-    uint32_t logit_rows; /* of the step in flight */
+    uint32_t logit_rows;   /* of the step in flight */
+    uint32_t edits_count;  /* written for it */
+    uint32_t logprob_rows; /* of logit_rows */
     struct engine_profile_row profile[PROFILE_ROWS];
     size_t profile_count;
 };

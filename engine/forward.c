@@ -231,6 +231,46 @@ static void mixture_of_experts(struct engine *e, const struct layer_weights *l, 
     stage(e, "combine");
 }
 
+/* Token ids and log-probabilities of `count` rows of logits. Log-probabilities are those of the
+ * logits as they came from the model: what bias and penalties changed is put back before. */
+static void sample(struct engine *e, uint32_t first, uint32_t count)
+{
+    uint64_t step = e->step_device.address;
+    struct push_sample draw = {.logits = e->logits.address,
+                               .params =
+                                   step + e->layout.samples + first * sizeof(struct sample_row),
+                               .banned = step + e->layout.banned,
+                               .out = e->tokens_device.address + first * sizeof(uint32_t),
+                               .rows = count,
+                               .n_vocab = e->model->n_vocab};
+    struct push_edit_logits edit = {.logits = draw.logits,
+                                    .params = draw.params,
+                                    .edits = step + e->layout.edits,
+                                    .rows = count,
+                                    .n_vocab = draw.n_vocab};
+    if (e->edits_count > 0) {
+        kernel_edit_logits(e->kernels, &edit);
+        stage(e, "sample");
+    }
+    kernel_sample(e->kernels, &draw);
+    if (e->logprob_rows == 0)
+        return;
+    stage(e, "sample");
+    if (e->edits_count > 0) {
+        edit.restore = 1;
+        kernel_edit_logits(e->kernels, &edit);
+        stage(e, "sample");
+    }
+    struct push_logprobs p = {.logits = draw.logits,
+                              .params = draw.params,
+                              .tokens = draw.out,
+                              .out =
+                                  e->logprobs_device.address + first * sizeof(struct logprob_row),
+                              .rows = count,
+                              .n_vocab = draw.n_vocab};
+    kernel_logprobs(e->kernels, &p);
+}
+
 /* logits and sampled ids of the L rows, max_logit_rows at a time. */
 static void head(struct engine *e)
 {
@@ -250,18 +290,12 @@ static void head(struct engine *e)
             kernel_softcap(e->kernels, &cap);
             stage(e, "head");
         }
-        struct push_sample sample = {.logits = e->logits.address,
-                                     .params = step + e->layout.samples +
-                                               first * sizeof(struct sample_row),
-                                     .banned = step + e->layout.banned,
-                                     .out = e->tokens_device.address + first * sizeof(uint32_t),
-                                     .rows = count,
-                                     .n_vocab = m->n_vocab};
-        kernel_sample(e->kernels, &sample);
         if (e->options.logits_fn != NULL) {
             uint64_t row_bytes = (uint64_t)m->n_vocab * sizeof(float);
             gpu_copy(e->gpu, &e->logits, 0, &e->logits_host, first * row_bytes, count * row_bytes);
+            stage(e, "sample");
         }
+        sample(e, first, count);
         stage(e, "sample");
     }
 }

@@ -55,9 +55,20 @@ static bool ensure_pages(struct engine *e, struct sequence *s, uint32_t tokens)
     return true;
 }
 
+/* Room in the step's input for what this sequence's draw edits; without, it waits. The first to ask
+ * always finds it. */
+static bool edits_fit(const struct engine *e, const struct sequence *s)
+{
+    const struct logit_edit *edits;
+    return sampling_edits(s->more, &edits) <= e->max_edits - e->plan.edits;
+}
+
 static void plan_rows(struct engine *e, struct sequence *s, uint32_t count)
 {
     struct plan *p = &e->plan;
+    const struct logit_edit *edits;
+    if (s->computed + count == s->tokens_count)
+        p->edits += sampling_edits(s->more, &edits);
     s->planned = count;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t position = s->computed + i;
@@ -125,7 +136,7 @@ static void plan_decodes(struct engine *e)
 {
     for (uint32_t i = 0; i < e->live; i++) {
         struct sequence *s = e->order[i];
-        if (!s->active || s->tokens_count - s->computed != 1)
+        if (!s->active || s->tokens_count - s->computed != 1 || !edits_fit(e, s))
             continue;
         if (ensure_pages(e, s, s->tokens_count)) {
             plan_rows(e, s, 1);
@@ -142,6 +153,7 @@ static void plan_prefills(struct engine *e)
     uint32_t budget = e->info.chunk_tokens;
     uint32_t active = 0;
     bool room = true; /* first come, first served: nobody overtakes one that waits for pages */
+    bool edits_room = true; /* nor one that waits for this */
     for (uint32_t i = 0; i < e->live; i++)
         active += e->order[i]->active;
     for (uint32_t i = 0; i < e->live && budget > 0; i++) {
@@ -160,6 +172,11 @@ static void plan_prefills(struct engine *e)
             uint32_t covered = s->pages_count * PAGE_TOKENS;
             count = covered > s->computed ? (uint32_t)min_u64(count, covered - s->computed) : 0;
         }
+        if (s->computed + count == s->tokens_count && (!edits_room || !edits_fit(e, s)) &&
+            s->more) {
+            edits_room = false;
+            continue;
+        }
         if (count > 0)
             plan_rows(e, s, count);
         budget -= count;
@@ -170,6 +187,7 @@ static void plan_prefills(struct engine *e)
 void plan_step(struct engine *e)
 {
     e->plan.rows_count = 0;
+    e->plan.edits = 0;
     for (uint32_t i = 0; i < e->live; i++)
         e->order[i]->planned = 0;
     plan_decodes(e);

@@ -40,6 +40,9 @@ static enum err check_request(const struct engine *e, const struct engine_reques
         !isfinite(r->min_p))
         return err_set(why, ERR_RANGE,
                        "sampling parameters must be finite, temperature not negative");
+    enum err bad = sampling_check(r, e->model->n_vocab, why);
+    if (bad != ERR_OK)
+        return bad;
     if (find(e, r->id) != NULL)
         return err_set(why, ERR_CONFLICT, "sequence id %llu is live already",
                        (unsigned long long)r->id);
@@ -63,6 +66,9 @@ enum err engine_add(struct engine *e, const struct engine_request *r, struct err
     if (bad != ERR_OK)
         return bad;
     struct sequence *s = free_slot(e);
+    struct sampling *more = NULL;
+    if (sampling_create(r, e->info.max_ctx, e->model->n_vocab, &more) != ERR_OK)
+        return err_set(why, ERR_NOMEM, "out of memory for a sequence's penalties");
     uint32_t *tokens = s->tokens, *pages = s->pages;
     uint64_t room = e->info.max_ctx - r->prompt_count;
     *s = (struct sequence){
@@ -82,7 +88,12 @@ enum err engine_add(struct engine *e, const struct engine_request *r, struct err
                      .top_k = r->top_k,
                      .seed_low = (uint32_t)r->seed,
                      .seed_high = (uint32_t)(r->seed >> 32),
-                     .choice = r->choice},
+                     .choice = r->choice,
+                     .repetition_penalty = r->repetition_penalty != 0 ? r->repetition_penalty : 1,
+                     .frequency_penalty = r->frequency_penalty,
+                     .presence_penalty = r->presence_penalty,
+                     .logprobs = r->logprobs ? 1 + r->top_logprobs : 0},
+        .more = more,
     };
     memcpy(tokens, r->prompt, r->prompt_count * sizeof *tokens);
     if (r->completion_count > 0)
@@ -101,6 +112,7 @@ void sequence_end(struct engine *e, struct sequence *s)
         i++;
     memmove(&e->order[i], &e->order[i + 1], (e->live - i - 1) * sizeof *e->order);
     e->live--;
+    sampling_destroy(&s->more);
     s->arrival = 0;
 }
 

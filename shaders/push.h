@@ -81,9 +81,9 @@
  * gelu 1: x / 2 * (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) instead of silu. */
 #define PUSH_SILU_MUL ADDR(gate_up) ADDR_OUT U32(rows) U32(cols) U32(gelu)
 
-/* Logit bias and penalties, written into the logits: row r's edits are edits[params[r].edits_begin ..+ edits_count], ids
- * unique, so that no two invocations touch one value. Before: x + bias; then, where the id was seen, x / repetition
- * where x > 0 and else x * repetition (Keskar et al. 2019, CTRL); then x - frequency * count - presence where count > 0.
+/* Logit bias and penalties, written into the logits: row r's edits are edits[params[r].edits_begin ..+ edits_count],
+ * ids unique, so that no two invocations touch one value. x + bias; then, where the id was seen, x / repetition where
+ * x > 0 and else x * repetition (Keskar et al. 2019, CTRL); then x - frequency * count - presence where count > 0.
  * Before it changes a logit it keeps it in the edit's `raw`. restore 1: puts those back. */
 #define PUSH_EDIT_LOGITS ADDR(logits) ADDR(params) ADDR(edits) U32(rows) U32(n_vocab) U32(restore)
 

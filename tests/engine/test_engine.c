@@ -1,6 +1,8 @@
 /* The engine's contract on octo-tiny: bad requests, ends of sequences, banned stop tokens, more
  * sequences than pages, prefix sharing, and Vulkan calls that fail in the middle. That all of it
  * leaves the bytes alone is checked by `octoflow-bench invariance`, which runs as a test too. */
+#include <math.h>
+
 #include "base/size.h"
 #include "engine/engine.h"
 #include "tests/check.h"
@@ -206,6 +208,212 @@ static void shared_prefix(void)
     engine_destroy(&e);
 }
 
+/* ---- bias, penalties, bad words, log-probabilities ---- */
+
+/* The most often drawn token's count. */
+static unsigned most_repeated(const struct outcome *o)
+{
+    unsigned most = 0;
+    for (size_t i = 0; i < o->count; i++) {
+        unsigned count = 0;
+        for (size_t k = 0; k < o->count; k++)
+            count += o->tokens[k] == o->tokens[i];
+        most = count > most ? count : most;
+    }
+    return most;
+}
+
+static bool holds(const struct outcome *o, const uint32_t *ids, size_t count)
+{
+    for (size_t i = 0; i + count <= o->count; i++) {
+        if (memcmp(o->tokens + i, ids, count * sizeof *ids) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Requests whose logits are changed, each in its own way, 48 tokens long. */
+static struct engine_request changed_request(uint64_t i, const struct engine_bias *bias,
+                                             const uint32_t *bad, const uint32_t *lengths)
+{
+    struct engine_request r = request(i, 48);
+    r.temperature = i % 2 == 0 ? 0 : 0.9f;
+    r.seed = 7;
+    switch (i / 2) {
+    case 0:
+        break;
+    case 1:
+        r.bias = bias;
+        r.bias_count = 1;
+        break;
+    case 2:
+        r.repetition_penalty = 50;
+        break;
+    case 3:
+        r.frequency_penalty = 1.5f;
+        r.presence_penalty = 1000;
+        break;
+    case 4:
+        r.bad_ids = bad;
+        r.bad_lengths = lengths;
+        r.bad_count = 2;
+        break;
+    default:
+        r.frequency_penalty = -2;
+        r.bias = bias;
+        r.bias_count = 1;
+    }
+    return r;
+}
+
+/* Each does what it says, and the tokens are the same alone, together with few edits a step,
+ * preempted and gone on with in the middle. */
+static void changed_logits(void)
+{
+    enum { KINDS = 12 };
+    struct engine_options roomy = {.max_seqs = KINDS, .max_ctx = 128, .chunk_tokens = 32};
+    struct outcome alone[KINDS] = {0}, together[KINDS] = {0}, resumed[KINDS] = {0};
+    struct err_msg why;
+    struct engine *e = open_engine(roomy);
+    struct engine_bias bias = {.id = 777, .bias = 90};
+    struct engine_request r = changed_request(0, NULL, NULL, NULL);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_OK(run(e, alone, 1, NULL, &why), why);
+    uint32_t bad[3] = {alone[0].tokens[0], alone[0].tokens[4], alone[0].tokens[5]};
+    uint32_t lengths[2] = {1, 2};
+    for (uint64_t i = 1; i < KINDS; i++) {
+        r = changed_request(i, &bias, bad, lengths);
+        CHECK_OK(engine_add(e, &r, &why), why);
+        CHECK_OK(run(e, alone, KINDS, NULL, &why), why);
+    }
+    for (size_t i = 0; i < 48; i++)
+        CHECK(alone[2].tokens[i] == 777 && alone[3].tokens[i] == 777);
+    CHECK(most_repeated(&alone[4]) < most_repeated(&alone[0]));
+    CHECK(most_repeated(&alone[6]) == 1 && most_repeated(&alone[7]) == 1);
+    CHECK(holds(&alone[0], bad, 1) && holds(&alone[0], bad + 1, 2));
+    for (size_t i = 8; i < 10; i++)
+        CHECK(!holds(&alone[i], bad, 1) && !holds(&alone[i], bad + 1, 2));
+    for (uint64_t i = 0; i < KINDS; i++) {
+        r = changed_request(i, &bias, bad, lengths);
+        CHECK_OK(engine_add(e, &r, &why), why);
+    }
+    engine_preempt(e, 4);
+    CHECK_OK(run(e, together, KINDS, NULL, &why), why);
+    for (uint64_t i = 0; i < KINDS; i++) {
+        CHECK(memcmp(&together[i].tokens, &alone[i].tokens, sizeof alone[i].tokens) == 0);
+        r = changed_request(i, &bias, bad, lengths);
+        r.completion = alone[i].tokens;
+        r.completion_count = 20;
+        CHECK_OK(engine_add(e, &r, &why), why);
+    }
+    CHECK_OK(run(e, resumed, KINDS, NULL, &why), why);
+    for (uint64_t i = 0; i < KINDS; i++)
+        CHECK(memcmp(resumed[i].tokens, alone[i].tokens + 20, 28 * sizeof(uint32_t)) == 0);
+    CHECK_INT(engine_validation_errors(e), 0);
+    engine_destroy(&e);
+}
+
+/* More edits than a step has room for: sequences wait, none is stuck, the tokens are the same. A
+ * step holds those of one longest sequence and 1024 for each other one; these have 2024. */
+static void many_edits(void)
+{
+    static uint32_t ids[1000];
+    static struct engine_bias bias[ENGINE_MAX_BIAS];
+    struct engine *e =
+        open_engine((struct engine_options){.max_seqs = 4, .max_ctx = 1024, .chunk_tokens = 256});
+    struct outcome alone[4] = {0}, together[4] = {0};
+    struct err_msg why;
+    for (uint32_t i = 0; i < 1000; i++)
+        ids[i] = 300 + i;
+    for (uint32_t i = 0; i < ENGINE_MAX_BIAS; i++)
+        bias[i] = (struct engine_bias){1500 + i, (float)(i % 7)};
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint32_t i = 0; i < 4; i++) {
+            struct engine_request r = request(i, 4);
+            r.prompt = ids;
+            r.prompt_count = 1000 - i * 8;
+            r.repetition_penalty = 1.5f;
+            r.bias = bias;
+            r.bias_count = ENGINE_MAX_BIAS;
+            CHECK_OK(engine_add(e, &r, &why), why);
+            if (pass == 0)
+                CHECK_OK(run(e, alone, 4, NULL, &why), why);
+        }
+        if (pass == 1)
+            CHECK_OK(run(e, together, 4, NULL, &why), why);
+    }
+    for (size_t i = 0; i < 4; i++)
+        CHECK(together[i].count == 4 &&
+              memcmp(together[i].tokens, alone[i].tokens, 4 * sizeof(uint32_t)) == 0);
+    engine_destroy(&e);
+}
+
+/* Log-probabilities are the model's own, whatever is done to the logits afterwards. */
+static void logprobs(void)
+{
+    struct engine *e = open_engine((struct engine_options){.max_seqs = 3, .max_ctx = 64});
+    struct err_msg why;
+    struct engine_bias bias = {.id = 777, .bias = 90};
+    struct engine_logprobs first[3] = {0};
+    for (uint64_t i = 0; i < 3; i++) {
+        struct engine_request r = request(i, 1 + (uint32_t)i);
+        r.logprobs = i > 0;
+        r.top_logprobs = i == 2 ? 5 : 20;
+        r.bias = &bias;
+        r.bias_count = i == 2;
+        CHECK_OK(engine_add(e, &r, &why), why);
+    }
+    while (engine_live(e) > 0) {
+        const struct engine_event *events;
+        size_t count;
+        CHECK_OK(engine_step(e, &events, &count, NULL, &why), why);
+        for (size_t k = 0; k < count; k++) {
+            const struct engine_event *ev = &events[k];
+            const struct engine_logprobs *p = ev->logprobs;
+            CHECK((p != NULL) == (ev->id > 0));
+            if (p == NULL)
+                continue;
+            CHECK_INT(ev->top_count, ev->id == 2 ? 5 : 20);
+            if (first[ev->id].token == 0)
+                first[ev->id] = *p;
+            if (ev->id == 1)
+                CHECK(p->top_ids[0] == ev->token && p->top[0] == p->token);
+            else
+                CHECK(ev->token == 777 && p->token < p->top[0]);
+            for (uint32_t i = 1; i < ev->top_count; i++)
+                CHECK(p->top[i] <= p->top[i - 1] && p->top[i] < 0);
+        }
+    }
+    CHECK(memcmp(first[1].top_ids, first[2].top_ids, 5 * sizeof(uint32_t)) == 0 &&
+          memcmp(first[1].top, first[2].top, 5 * sizeof(float)) == 0);
+    engine_destroy(&e);
+}
+
+static void bad_sampling(void)
+{
+    struct engine *e = open_engine((struct engine_options){.max_seqs = 2, .max_ctx = 64});
+    struct err_msg why;
+    struct engine_bias bias = {.id = 4096, .bias = 1}, infinite = {.id = 1, .bias = INFINITY};
+    uint32_t outside = 4096, one = 1, zero = 0;
+#define REFUSED(change, part)                                                                      \
+    do {                                                                                           \
+        struct engine_request r = request(1, 4);                                                   \
+        change;                                                                                    \
+        CHECK_ERR(engine_add(e, &r, &why), ERR_RANGE);                                             \
+        CHECK_HAS(why.text, part);                                                                 \
+    } while (0)
+    REFUSED(r.repetition_penalty = -1, "repetition_penalty");
+    REFUSED(r.presence_penalty = NAN, "penalties");
+    REFUSED((r.bias = &bias, r.bias_count = 1), "4096");
+    REFUSED((r.bias = &infinite, r.bias_count = 1), "bias");
+    REFUSED((r.bias = &infinite, r.bias_count = ENGINE_MAX_BIAS + 1), "1025");
+    REFUSED((r.bad_ids = &outside, r.bad_lengths = &one, r.bad_count = 1), "4096");
+    REFUSED((r.bad_ids = &one, r.bad_lengths = &zero, r.bad_count = 1), "no tokens");
+    REFUSED((r.logprobs = true, r.top_logprobs = 21), "21");
+#undef REFUSED
+    engine_destroy(&e);
+}
+
 static int calls_until_fault;
 static int fault(void *user, const char *call)
 {
@@ -268,6 +476,10 @@ int main(int argc, char **argv)
     ends();
     few_pages();
     shared_prefix();
+    changed_logits();
+    many_edits();
+    logprobs();
+    bad_sampling();
     failing_calls();
     model_close(&m);
     return check_report();

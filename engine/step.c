@@ -1,0 +1,204 @@
+/* The step: what plan.c planned is written into the step's input, run as forward.c recorded it, and
+ * read back as events. */
+#include <assert.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/size.h"
+#include "engine/engine_impl.h"
+
+/* A drawing row's parameters and lists. *banned_count: ids written so far. */
+static void write_sample(struct engine *e, const struct sequence *s, struct sample_row *sample,
+                         uint32_t *banned_count)
+{
+    char *host = e->step_host.mapped;
+    uint32_t *banned = (uint32_t *)(host + e->layout.banned) + *banned_count;
+    struct logit_edit *edits = (struct logit_edit *)(host + e->layout.edits) + e->edits_count;
+    uint32_t completed = s->tokens_count - s->prompt_count, bans = 0;
+    const struct logit_edit *own;
+    *sample = s->sampling;
+    sample->position = s->tokens_count;
+    sample->banned_begin = *banned_count;
+    if (completed < s->min_tokens) {
+        memcpy(banned, s->stop_tokens, s->stop_tokens_count * sizeof *banned);
+        bans = s->stop_tokens_count;
+    }
+    bans += sampling_bans(s->more, s->tokens + s->prompt_count, completed, banned + bans);
+    sample->banned_count = bans;
+    *banned_count += bans;
+    sample->edits_begin = e->edits_count;
+    sample->edits_count = sampling_edits(s->more, &own);
+    assert(e->edits_count + sample->edits_count <= e->max_edits);
+    if (sample->edits_count > 0)
+        memcpy(edits, own, sample->edits_count * sizeof *edits);
+    e->edits_count += sample->edits_count;
+    e->logprob_rows += sample->logprobs > 0;
+}
+
+/* Writes the planned rows into the host's copy of the step input; returns the bytes that have to
+ * travel, edits apart. */
+static uint64_t write_step(struct engine *e)
+{
+    char *host = e->step_host.mapped;
+    uint32_t *ids = (uint32_t *)(host + e->layout.ids), *pos = (uint32_t *)(host + e->layout.pos);
+    uint32_t *seq = (uint32_t *)(host + e->layout.seq),
+             *idx = (uint32_t *)(host + e->layout.logit_idx);
+    struct sample_row *samples = (struct sample_row *)(host + e->layout.samples);
+    uint32_t *table = (uint32_t *)(host + e->layout.pages), banned_count = 0;
+
+    e->logit_rows = e->edits_count = e->logprob_rows = 0;
+    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
+        const struct step_row *row = &e->plan.rows[r];
+        struct sequence *s = row->seq;
+        ids[r] = s->tokens[row->position];
+        pos[r] = row->position;
+        seq[r] = s->slot;
+        if (!row->samples && !e->options.logits_all)
+            continue;
+        struct sample_row *sample = &samples[e->logit_rows];
+        *sample = (struct sample_row){.temperature = 0};
+        idx[e->logit_rows++] = r;
+        if (row->samples)
+            write_sample(e, s, sample, &banned_count);
+    }
+    for (uint32_t i = 0; i < e->live; i++) {
+        const struct sequence *s = e->order[i];
+        if (s->planned > 0)
+            memcpy(&table[(size_t)s->slot * e->pages_stride], s->pages,
+                   s->pages_count * sizeof *table);
+    }
+    return e->layout.banned + banned_count * sizeof(uint32_t);
+}
+
+static enum err run_step(struct engine *e, struct err_msg *why)
+{
+    enum err r = gpu_begin(e->gpu, why);
+    if (r != ERR_OK)
+        return r;
+    gpu_mark(e->gpu, "begin");
+    gpu_copy(e->gpu, &e->step_host, 0, &e->step_device, 0, write_step(e));
+    if (e->edits_count > 0)
+        gpu_copy(e->gpu, &e->step_host, e->layout.edits, &e->step_device, e->layout.edits,
+                 e->edits_count * sizeof(struct logit_edit));
+    gpu_barrier(e->gpu);
+    forward_record(e);
+    if (e->logit_rows > 0)
+        gpu_copy(e->gpu, &e->tokens_device, 0, &e->tokens_host, 0,
+                 e->logit_rows * sizeof(uint32_t));
+    if (e->logprob_rows > 0)
+        gpu_copy(e->gpu, &e->logprobs_device, 0, &e->logprobs_host, 0,
+                 e->logit_rows * sizeof(struct logprob_row));
+    gpu_mark(e->gpu, "end");
+    r = gpu_submit(e->gpu, why);
+    return r == ERR_OK ? gpu_wait(e->gpu, why) : r;
+}
+
+static enum engine_finish take_token(struct engine *e, struct sequence *s, uint32_t token)
+{
+    s->tokens[s->tokens_count++] = token;
+    sampling_take(s->more, token);
+    for (uint32_t i = 0; i < s->stop_tokens_count; i++) {
+        if (s->stop_tokens[i] == token)
+            return ENGINE_STOP;
+    }
+    return s->tokens_count >= s->tokens_limit || s->tokens_count >= e->info.max_ctx
+               ? ENGINE_LENGTH
+               : ENGINE_RUNNING;
+}
+
+/* Hands out logits and tokens of the step that has run; ends what is finished. */
+static size_t collect(struct engine *e)
+{
+    const uint32_t *tokens = e->tokens_host.mapped;
+    const struct engine_logprobs *logprobs = e->logprobs_host.mapped;
+    static_assert(sizeof *logprobs == sizeof(struct logprob_row), "what the shader writes");
+    size_t events = 0;
+    uint32_t logit_row = 0;
+    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
+        const struct step_row *row = &e->plan.rows[r];
+        struct sequence *s = row->seq;
+        if (!row->samples && !e->options.logits_all)
+            continue;
+        if (e->options.logits_fn != NULL) {
+            const float *logits = e->logits_host.mapped;
+            e->options.logits_fn(e->options.logits_user, s->id, row->position,
+                                 logits + (size_t)logit_row * e->model->n_vocab);
+        }
+        uint32_t at = logit_row++, token = tokens[at], wanted = s->sampling.logprobs;
+        if (!row->samples)
+            continue;
+        struct engine_event *ev = &e->events[events++];
+        *ev = (struct engine_event){.id = s->id,
+                                    .token = token,
+                                    .finish = take_token(e, s, token),
+                                    .prompt_count = s->prompt_count,
+                                    .cached_count = s->cached_count,
+                                    .logprobs = wanted > 0 ? &logprobs[at] : NULL};
+        if (wanted > 0)
+            ev->top_count = (uint32_t)min_u64(wanted - 1, e->model->n_vocab);
+        if (ev->finish != ENGINE_RUNNING)
+            sequence_end(e, s);
+    }
+    return events;
+}
+
+static void add_to_profile(struct engine *e, const char *name, uint64_t ns)
+{
+    size_t i = 0;
+    while (i < e->profile_count && strcmp(e->profile[i].name, name) != 0)
+        i++;
+    if (i == PROFILE_ROWS)
+        return;
+    if (i == e->profile_count)
+        e->profile[e->profile_count++] = (struct engine_profile_row){.name = name};
+    e->profile[i].ns += ns;
+    e->profile[i].count++;
+}
+
+/* Device time of the step that has run; a mark's name is that of the work before it. */
+static uint64_t step_gpu_ns(struct engine *e)
+{
+    static _Thread_local const char *names[MAX_MARKS];
+    static _Thread_local uint64_t ns[MAX_MARKS];
+    size_t count = gpu_marks(e->gpu, names, ns, MAX_MARKS);
+    for (size_t i = 1; e->options.profile && i < count; i++)
+        add_to_profile(e, names[i], ns[i] - ns[i - 1]);
+    return count < 2 ? 0 : ns[count - 1] - ns[0];
+}
+
+size_t engine_profile(const struct engine *e, const struct engine_profile_row **ret_rows)
+{
+    *ret_rows = e->profile;
+    return e->profile_count;
+}
+
+enum err engine_step(struct engine *e, const struct engine_event **ret_events, size_t *ret_count,
+                     struct engine_step_stats *ret_stats, struct err_msg *why)
+{
+    if (e->live == 0)
+        return err_set(why, ERR_AGAIN, "no sequences");
+    uint64_t start_ns = clock_mono_ns();
+    plan_step(e);
+    if (e->plan.rows_count == 0)
+        return err_set(why, ERR_INTERNAL,
+                       "no sequence can go on: %u live, %u of %u KV pages available", e->live,
+                       kv_available(e->kv), kv_pages(e->kv));
+    enum err r = run_step(e, why);
+    if (r != ERR_OK)
+        return r;
+    plan_commit(e);
+    *ret_count = collect(e);
+    *ret_events = e->events;
+    if (ret_stats != NULL) {
+        uint32_t running = 0;
+        for (uint32_t i = 0; i < e->live; i++)
+            running += e->order[i]->active;
+        *ret_stats = (struct engine_step_stats){.prefill_tokens = e->plan.prefill_rows,
+                                                .decode_tokens = e->plan.decode_rows,
+                                                .running = running,
+                                                .waiting = e->live - running,
+                                                .gpu_ns = step_gpu_ns(e),
+                                                .wall_ns = clock_mono_ns() - start_ns};
+    }
+    return ERR_OK;
+}
