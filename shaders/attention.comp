@@ -87,7 +87,8 @@ void main()
         float most = uintBitsToFloat(0xff800000u);
         [[unroll]] for (uint i = 0; i < KEYS; i++) {
             uint key = i * SIZE + lane;
-            s[i] = key < in_page && first + key >= seen ? score(k, min(key, in_page - 1)) : uintBitsToFloat(0xff800000u);
+            bool sees = key < in_page && first + key >= seen;
+            s[i] = sees ? score(k, min(key, in_page - 1)) : uintBitsToFloat(0xff800000u);
             most = max(most, s[i]);
         }
         precise float m_new = max(m, group_max(most));
