@@ -82,5 +82,6 @@ int cmd_ppl(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_invariance(int argc, char **argv);
 int cmd_speed(int argc, char **argv);
+int cmd_synth(int argc, char **argv);
 
 #endif

@@ -20,6 +20,7 @@ static const struct command {
     {"invariance", cmd_invariance,
      "hashes every logits row alone, batched, chunked, preempted, behind shared prefixes"},
     {"speed", cmd_speed, "prefill and decode tokens/s by batch size"},
+    {"synth", cmd_synth, "writes a model with random weights in the shape of a known one"},
 };
 
 static void print_help(FILE *out)

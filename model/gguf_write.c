@@ -295,3 +295,21 @@ uint64_t gguf_write_file_bytes(const struct gguf_writer *w)
 {
     return div_up(w->header_bytes, GGUF_WRITE_ALIGNMENT) * GGUF_WRITE_ALIGNMENT + w->data_bytes;
 }
+
+uint32_t gguf_write_file_type(enum tensor_type type)
+{
+    static const struct {
+        enum tensor_type type;
+        uint32_t number;
+    } rows[] = {
+        {TENSOR_F32, 0},   {TENSOR_F16, 1},     {TENSOR_Q4_0, 2},    {TENSOR_Q4_1, 3},
+        {TENSOR_Q8_0, 7},  {TENSOR_Q5_0, 8},    {TENSOR_Q5_1, 9},    {TENSOR_Q2_K, 10},
+        {TENSOR_Q3_K, 11}, {TENSOR_Q4_K, 14},   {TENSOR_Q5_K, 16},   {TENSOR_Q6_K, 18},
+        {TENSOR_BF16, 32}, {TENSOR_IQ4_NL, 25}, {TENSOR_IQ4_XS, 30}, {TENSOR_MXFP4, 38},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++)
+        if (rows[i].type == type)
+            return rows[i].number;
+    assert(!"a type of the table");
+    return 0;
+}

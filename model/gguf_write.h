@@ -42,6 +42,8 @@ enum err gguf_write_data(struct gguf_writer *w, const void *bytes, size_t len,
                          struct err_msg *why) MUST_CHECK;
 /* ERR_INTERNAL when not all declared bytes were given. */
 enum err gguf_write_finish(struct gguf_writer *w, struct err_msg *why) MUST_CHECK;
+/* The number of general.file_type for a file that is mostly of this type. */
+uint32_t gguf_write_file_type(enum tensor_type type);
 /* After begin: the whole file's size. */
 uint64_t gguf_write_file_bytes(const struct gguf_writer *w);
 

@@ -10,21 +10,16 @@
 #include "model/gguf_write.h"
 #include "tests/quant/quantize.h"
 
-/* general.file_type as llama.cpp numbers it ("mostly TYPE"). */
-static const struct {
-    enum tensor_type type;
-    uint32_t file_type;
-} types[] = {
-    {TENSOR_F32, 0},   {TENSOR_F16, 1},   {TENSOR_BF16, 32},   {TENSOR_Q8_0, 7},
-    {TENSOR_Q6_K, 18}, {TENSOR_Q5_1, 9},  {TENSOR_Q5_0, 8},    {TENSOR_Q5_K, 16},
-    {TENSOR_Q4_1, 3},  {TENSOR_Q4_0, 2},  {TENSOR_Q4_K, 14},   {TENSOR_IQ4_NL, 25},
-    {TENSOR_Q3_K, 11}, {TENSOR_Q2_K, 10}, {TENSOR_IQ4_XS, 30}, {TENSOR_MXFP4, 38},
+static const enum tensor_type types[] = {
+    TENSOR_F32,    TENSOR_F16,   TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q6_K, TENSOR_Q5_1,
+    TENSOR_Q5_0,   TENSOR_Q5_K,  TENSOR_Q4_1, TENSOR_Q4_0, TENSOR_Q4_K, TENSOR_IQ4_NL,
+    TENSOR_IQ4_XS, TENSOR_MXFP4, TENSOR_Q3_K, TENSOR_Q2_K,
 };
 
 static int list_types(void)
 {
     for (size_t i = 0; i < ARRAY_LEN(types); i++) {
-        const struct tensor_type_info *info = tensor_type_find((uint32_t)types[i].type);
+        const struct tensor_type_info *info = tensor_type_find((uint32_t)types[i]);
         printf("%s %g\n", info->name, info->block_bytes * 8.0 / info->block_values);
     }
     return 0;
@@ -72,9 +67,9 @@ static void write_metadata(struct gguf_writer *w, const struct gguf *g, uint32_t
 }
 
 static enum err convert(struct gguf_writer *w, const struct gguf *g, enum tensor_type type,
-                        uint32_t file_type, const char *path, struct err_msg *why)
+                        const char *path, struct err_msg *why)
 {
-    write_metadata(w, g, file_type);
+    write_metadata(w, g, gguf_write_file_type(type));
     for (size_t i = 0; i < gguf_tensor_count(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         gguf_write_tensor(w, t->name, is_matrix(t) ? type : t->type, t->dims_count, t->dims);
@@ -98,7 +93,7 @@ int main(int argc, char **argv)
     }
     size_t at = 0;
     while (at < ARRAY_LEN(types) &&
-           strcmp(tensor_type_find((uint32_t)types[at].type)->name, argv[2]) != 0)
+           strcmp(tensor_type_find((uint32_t)types[at])->name, argv[2]) != 0)
         at++;
     if (at == ARRAY_LEN(types)) {
         fprintf(stderr, "make_quantized: no type \"%s\": see --list\n", argv[2]);
@@ -110,7 +105,7 @@ int main(int argc, char **argv)
     enum err e =
         w == NULL ? err_set(&why, ERR_NOMEM, "out of memory") : gguf_open(argv[1], &g, &why);
     if (e == ERR_OK)
-        e = convert(w, g, types[at].type, types[at].file_type, argv[3], &why);
+        e = convert(w, g, types[at], argv[3], &why);
     if (e != ERR_OK)
         fprintf(stderr, "make_quantized: %s\n", why.text);
     gguf_write_destroy(&w);
