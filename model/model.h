@@ -53,7 +53,7 @@ struct model_rope {
     enum model_rope_scaling scaling;
     float factor;               /* LINEAR, YARN: how much longer the context became */
     uint32_t original_ctx;      /* YARN, FACTORS */
-    float attn_factor;          /* YARN, FACTORS: magnitude (YARN: times 1 + 0.1 ln factor) */
+    float attn_factor;          /* magnitude (YARN: times 1 + 0.1 ln factor) */
     float beta_fast, beta_slow; /* YARN (Peng et al. 2023, arXiv 2309.00071) */
     /* FACTORS: each pair's frequency is divided by its factor, F32 [dims / 2]: Llama 3's rope_freqs
      * (one set), or LongRoPE's long and short ones: long beyond original_ctx. NULL: none. */

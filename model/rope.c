@@ -26,7 +26,8 @@ void model_rope_angles(const struct model *m, const struct model_rope *r, uint32
     const struct gguf_tensor *factors = r->factors;
     if (r->factors_long != NULL && max_ctx > r->original_ctx)
         factors = r->factors_long;
-    double magnitude = r->scaling == ROPE_PLAIN || r->scaling == ROPE_LINEAR ? 1 : r->attn_factor;
+    /* With every scaling: Phi 3's files name none and have factors and a magnitude. */
+    double magnitude = r->attn_factor;
     if (r->scaling == ROPE_YARN)
         magnitude *= 1 + 0.1 * log(r->factor);
     for (uint32_t i = 0; i < half; i++) {
