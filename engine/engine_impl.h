@@ -1,6 +1,7 @@
 /* What the engine's files share; nobody else includes this.
  *
  *   engine.c    create, destroy
+ *   memory.c    how large everything is (no Vulkan)
  *   step.c      the step from plan to events
  *   sequence.c  sequences in and out
  *   sampling.c  what a sequence asks of its logits (no Vulkan)
@@ -146,7 +147,25 @@ struct engine {
     size_t profile_count;
 };
 
+/* memory.c: from model, options and info.device alone. */
+enum { ENGINE_BUFFERS = 32 };
+struct engine_buffer {
+    struct gpu_buffer *buffer; /* in the engine */
+    enum gpu_memory kind;
+    uint64_t bytes; /* 0: not needed */
+    const char *what;
+};
+void memory_size_step(struct engine *e);
+uint64_t memory_angles_bytes(const struct engine *e);
+size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]);
+/* free_bytes: with everything else on the device, the cache gets what is left; 0: unknown. */
+enum err memory_choose_kv(struct engine *e, uint64_t free_bytes, uint32_t *ret_pages,
+                          struct err_msg *why) MUST_CHECK;
+
 /* weights.c */
+/* What weights_load() will take of the device. */
+enum err weights_measure(const struct model *m, uint64_t *ret_bytes,
+                         struct err_msg *why) MUST_CHECK;
 enum err weights_load(struct weights *w, struct gpu *g, const struct model *m,
                       struct err_msg *why) MUST_CHECK;
 void weights_free(struct weights *w, struct gpu *g);

@@ -114,22 +114,54 @@ static enum err upload(struct loader *l, const struct item *i, struct err_msg *w
     return ERR_OK;
 }
 
+/* Lists the tensors and gives them their places. w->layers, l->items and *ret_slab_bytes
+ * [w->slabs_count] are the caller's to free, also after an error. */
+static enum err plan(struct loader *l, const struct model *m, uint64_t **ret_slab_bytes,
+                     struct err_msg *why)
+{
+    size_t most = 3 + (size_t)m->n_layer * MOST_IN_A_LAYER;
+    l->items = calloc(most, sizeof *l->items);
+    l->w->layers = calloc(m->n_layer, sizeof *l->w->layers);
+    *ret_slab_bytes = calloc(most, sizeof **ret_slab_bytes);
+    if (l->items == NULL || l->w->layers == NULL || *ret_slab_bytes == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for the tensor table");
+    add_all(l, m);
+    l->w->slabs_count = place(l, *ret_slab_bytes);
+    return ERR_OK;
+}
+
+enum err weights_measure(const struct model *m, uint64_t *ret_bytes, struct err_msg *why)
+{
+    struct weights w = {0};
+    struct loader l = {.w = &w};
+    uint64_t *slab_bytes = NULL, bytes = 0;
+    enum err e = plan(&l, m, &slab_bytes, why);
+    for (size_t i = 0; e == ERR_OK && i < w.slabs_count; i++)
+        bytes += slab_bytes[i];
+    if (e == ERR_OK)
+        *ret_bytes = bytes;
+    free(w.layers);
+    free(l.items);
+    free(slab_bytes);
+    return e;
+}
+
 enum err weights_load(struct weights *w, struct gpu *g, const struct model *m, struct err_msg *why)
 {
     struct loader l = {.w = w, .gpu = g};
-    size_t most = 3 + (size_t)m->n_layer * MOST_IN_A_LAYER;
-    l.items = calloc(most, sizeof *l.items);
-    uint64_t *slab_bytes = calloc(most, sizeof *slab_bytes);
-    w->slabs = calloc(most, sizeof *w->slabs);
-    w->layers = calloc(m->n_layer, sizeof *w->layers);
-    enum err e = ERR_OK;
-    if (l.items == NULL || slab_bytes == NULL || w->slabs == NULL || w->layers == NULL) {
+    uint64_t *slab_bytes = NULL;
+    enum err e = plan(&l, m, &slab_bytes, why);
+    size_t slabs = w->slabs_count;
+    w->slabs_count = 0; /* none there yet */
+    if (e != ERR_OK)
+        goto fail;
+    w->slabs = calloc(slabs + 1, sizeof *w->slabs);
+    if (w->slabs == NULL) {
         e = err_set(why, ERR_NOMEM, "out of memory for the tensor table");
         goto fail;
     }
-    add_all(&l, m);
-    w->slabs_count = place(&l, slab_bytes);
-    for (size_t i = 0; i < w->slabs_count; i++) {
+    w->slabs_count = slabs;
+    for (size_t i = 0; i < slabs; i++) {
         e = gpu_buffer_create(g, GPU_DEVICE, slab_bytes[i], "weights", &w->slabs[i], why);
         if (e != ERR_OK)
             goto fail;
