@@ -353,6 +353,8 @@ static enum err read_tensors(struct model *m, const struct architecture *arch, s
         return e;
     if (m->output == NULL)
         m->output = m->token_embd;
+    if (arch->local_rope_base == 0)
+        m->rope_local = m->rope; /* with its factors, which are tensors */
     m->layers = calloc(m->n_layer, sizeof(*m->layers));
     if (m->layers == NULL)
         return err_set(why, ERR_NOMEM, "%s: out of memory", gguf_path(m->gguf));

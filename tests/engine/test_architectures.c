@@ -39,6 +39,8 @@ static const struct oracle_case cases[] = {
      .max_ctx = 128, .attn_factor = 1.19f},
     {SHAPE("phi3", "phi3 longrope, long", "phi3", 3), .rope = ORACLE_LONGROPE, .original_ctx = 64,
      .attn_factor = 1.19f},
+    {SHAPE("phi3", "phi3 longrope, window", "phi3", 3), .rope = ORACLE_LONGROPE, .original_ctx = 64,
+     .attn_factor = 1.19f, .window = 40},
     {GEMMA("gemma2", "gemma2", 4), .window = 24, .attn_cap = 3, .logit_cap = 12},
     {GEMMA("gemma2, no keys", "gemma2", 3)},
     {GEMMA("gemma2 27b", "gemma2", 46), .window = 24, .prompt_count = 40},
