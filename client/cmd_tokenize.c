@@ -22,9 +22,12 @@ static const struct option tokenize_table[] = {
     {"model", 'm', OPTION_STRING, offsetof(struct tokenize_options, model), .arg = "FILE",
      .help = "The GGUF file whose vocabulary is used; one without weights will do."},
     {"no-bos", 0, OPTION_FLAG, offsetof(struct tokenize_options, no_bos),
-     .help = "Do not begin with the model's beginning-of-text token, even if the file wants it."},
+     .help = "No beginning-of-text and no end-of-text token, even if the file wants them."},
     {"pre-tokenizer", 0, OPTION_STRING, offsetof(struct tokenize_options, pre), .arg = "NAME",
-     .help = "How to cut text into words, instead of what the file says (known: qwen2)."},
+     .help =
+         "How to cut text into words, instead of what the file says: default, gpt-2, llama-bpe, "
+         "qwen2, qwen35, smollm, starcoder, refact, command-r, falcon, mpt, olmo, deepseek-llm, "
+         "deepseek-coder, deepseek-v3, deepseek-r1-qwen, tekken, gpt-4o."},
 };
 /* The same without what says nothing about the way back. */
 static const struct option detokenize_table[] = {
@@ -46,7 +49,8 @@ static enum err tokenize(const struct tokenizer *t, const struct tokenize_option
                          struct str input, struct buf *output, struct err_msg *why)
 {
     struct tokens ids = {0};
-    struct tokenizer_encode_options how = {.add_bos = !o->no_bos, .parse_special = true};
+    struct tokenizer_encode_options how = {
+        .add_bos = !o->no_bos, .add_eos = !o->no_bos, .parse_special = true};
     enum err e = tokenizer_encode(t, input, how, &ids, why);
     if (e != ERR_OK)
         return err_prefix(why, e, "standard input");
@@ -79,11 +83,11 @@ static bool is_space(char c)
     return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
-static enum err detokenize(const struct tokenizer *t, const struct tokenize_options *o,
-                           struct str input, struct buf *output, struct err_msg *why)
+/* The input's numbers. */
+static enum err read_ids(const struct tokenizer *t, struct str input, struct tokens *ret,
+                         struct err_msg *why)
 {
-    (void)o;
-    for (size_t at = 0, count = 0;; count++) {
+    for (size_t at = 0;;) {
         uint32_t id;
         while (at < input.len && is_space(input.data[at]))
             at++;
@@ -94,14 +98,29 @@ static enum err detokenize(const struct tokenizer *t, const struct tokenize_opti
             (at < input.len && !is_space(input.data[at]))) {
             while (at < input.len && at - begin < 32 && !is_space(input.data[at]))
                 at++;
-            return err_set(why, ERR_FORMAT,
-                           "standard input: id %zu is '%.*s', expected 0 to %" PRIu32, count + 1,
-                           (int)(at - begin), input.data + begin, tokenizer_vocab_size(t) - 1);
+            return err_set(
+                why, ERR_FORMAT, "standard input: id %zu is '%.*s', expected 0 to %" PRIu32,
+                ret->count + 1, (int)(at - begin), input.data + begin, tokenizer_vocab_size(t) - 1);
         }
-        enum err e = tokenizer_decode(t, &id, 1, true, output);
+        enum err e = tokens_append(ret, &id, 1);
         if (e != ERR_OK)
-            return err_set(why, e, "out of memory after %zu ids", count);
+            return err_set(why, e, "out of memory after %zu ids", ret->count);
     }
+}
+
+static enum err detokenize(const struct tokenizer *t, const struct tokenize_options *o,
+                           struct str input, struct buf *output, struct err_msg *why)
+{
+    struct tokens ids = {0};
+    (void)o;
+    enum err e = read_ids(t, input, &ids, why);
+    if (e == ERR_OK) {
+        e = tokenizer_decode(t, ids.ids, ids.count, true, output);
+        if (e != ERR_OK)
+            e = err_set(why, e, "out of memory for the text of %zu ids", ids.count);
+    }
+    tokens_free(&ids);
+    return e;
 }
 
 /* Standard input through c->work to standard output. */

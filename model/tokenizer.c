@@ -1,10 +1,12 @@
-/* Text to ids and back: cuts out special tokens, cuts the rest into words (tokenizer_pre.c), merges
- * each (tokenizer_bpe.c). tokenizer_vocab.c loads the tables. */
+/* Text to ids and back: cuts out special tokens; the rest is cut into words (tokenizer_pre.c) and
+ * merged (tokenizer_bpe.c), or merged as a whole (tokenizer_spm.c). tokenizer_vocab.c and
+ * tokenizer_special.c load the tables. */
 #include "model/tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/size.h"
 #include "base/utf8.h"
 #include "model/tokenizer_impl.h"
@@ -36,36 +38,45 @@ enum err tokens_append(struct tokens *t, const uint32_t *ids, size_t count)
     return ERR_OK;
 }
 
+/* The pre-tokenizer by the name given, or the file's, or "default". */
+static enum err load_pre(struct tokenizer *t, const struct gguf *g, const char *pre_override,
+                         struct err_msg *why)
+{
+    struct str name = str_of(pre_override);
+    if (pre_override == NULL) {
+        enum err e = gguf_get_str(g, "tokenizer.ggml.pre", &name, why);
+        if (e == ERR_NOT_FOUND) {
+            log_debug("file names no pre-tokenizer, using 'default', which may be wrong file=%s",
+                      gguf_path(g));
+            name = STR_LIT("default");
+        } else if (e != ERR_OK) {
+            return e;
+        }
+    }
+    enum err e = pretokenizer_create(name, &t->pre, why);
+    if (e != ERR_OK)
+        return err_prefix(why, e, "%s", gguf_path(g));
+    t->ignore_merges = (pretokenizer_flags(t->pre) & PRE_IGNORE_MERGES) != 0;
+    return ERR_OK;
+}
+
 enum err tokenizer_create(const struct gguf *g, const char *pre_override, struct tokenizer **ret,
                           struct err_msg *why)
 {
-    struct str pre = str_of(pre_override);
     struct tokenizer *t = calloc(1, sizeof(*t));
     if (t == NULL)
         return err_set(why, ERR_NOMEM, "%s: out of memory for the tokenizer", gguf_path(g));
     enum err e = vocab_load(t, g, why);
-    if (e != ERR_OK)
-        goto fail;
-    if (pre_override == NULL) {
-        e = gguf_get_str(g, "tokenizer.ggml.pre", &pre, why);
-        if (e == ERR_NOT_FOUND)
-            e = err_set(why, ERR_UNSUPPORTED,
-                        "%s: has no key 'tokenizer.ggml.pre'; --pre-tokenizer NAME says how to cut "
-                        "text into words",
-                        gguf_path(g));
-        if (e != ERR_OK)
-            goto fail;
-    }
-    e = pretokenizer_create(pre, &t->pre, why);
+    if (e == ERR_OK && !t->spm)
+        e = load_pre(t, g, pre_override, why);
+    if (e == ERR_OK)
+        e = special_load(t, g, why);
     if (e != ERR_OK) {
-        e = err_prefix(why, e, "%s", gguf_path(g));
-        goto fail;
+        tokenizer_destroy(&t);
+        return e;
     }
     *ret = t;
     return ERR_OK;
-fail:
-    tokenizer_destroy(&t);
-    return e;
 }
 
 void tokenizer_destroy(struct tokenizer **p)
@@ -75,6 +86,7 @@ void tokenizer_destroy(struct tokenizer **p)
         return;
     pretokenizer_destroy(&t->pre);
     free(t->merge_table.slots);
+    free(t->key_table.slots);
     arena_free(&t->arena);
     free(t);
     *p = NULL;
@@ -100,6 +112,11 @@ bool tokenizer_adds_bos(const struct tokenizer *t)
     return t->adds_bos;
 }
 
+bool tokenizer_adds_eos(const struct tokenizer *t)
+{
+    return t->adds_eos;
+}
+
 const uint32_t *tokenizer_end_tokens(const struct tokenizer *t, size_t *ret_count)
 {
     *ret_count = t->end_tokens_count;
@@ -113,7 +130,7 @@ struct str tokenizer_piece(const struct tokenizer *t, uint32_t id)
 
 bool tokenizer_is_control(const struct tokenizer *t, uint32_t id)
 {
-    return id < t->vocab && t->types[id] == TOKEN_CONTROL;
+    return id < t->vocab && (t->types[id] == TOKEN_CONTROL || t->types[id] == TOKEN_UNKNOWN);
 }
 
 enum err tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count,
@@ -124,6 +141,8 @@ enum err tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t
         struct str piece = tokenizer_piece(t, ids[i]);
         if (tokenizer_is_control(t, ids[i]) && !with_special)
             continue;
+        if (i == 0 && t->space_prefix && piece.len > 0 && piece.data[0] == ' ')
+            piece = (struct str){piece.data + 1, piece.len - 1};
         enum err e = buf_append(out, piece.data, piece.len);
         if (e != ERR_OK) {
             out->len = begin;
@@ -137,20 +156,32 @@ enum err tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t
 struct encoder {
     const struct tokenizer *t;
     struct pre_scan *scan;
-    struct bpe_scratch scratch;
+    struct bpe_scratch bpe;
+    struct spm_scratch spm;
+    bool after_text; /* what came last was text, not a special token */
     struct tokens *out;
 };
 
 /* Text without special tokens. */
 static enum err encode_plain(struct encoder *e, struct str text)
 {
-    enum err err = ERR_OK;
-    for (size_t at = 0, len; err == ERR_OK && at < text.len; at += len) {
-        err = pre_scan_next(e->scan, text, at, &len);
-        if (err == ERR_OK)
-            err = bpe_encode(e->t, &e->scratch, (struct str){text.data + at, len}, e->out);
+    struct str word;
+    if (text.len == 0)
+        return ERR_OK;
+    if (e->t->spm) {
+        bool prefix = e->t->space_prefix && !e->after_text;
+        e->after_text = true;
+        return spm_encode(e->t, &e->spm, text, prefix, e->out);
     }
-    return err;
+    pre_scan_begin(e->scan, text);
+    for (;;) {
+        enum err err = pre_scan_next(e->scan, &word);
+        if (err != ERR_OK || word.len == 0)
+            return err;
+        err = bpe_encode(e->t, &e->bpe, word, e->out);
+        if (err != ERR_OK)
+            return err;
+    }
 }
 
 /* Narrows specials[*low..*high), which agree in their first `depth` bytes and are longer, to those
@@ -204,6 +235,15 @@ static bool find_special(const struct tokenizer *t, struct str text, size_t at, 
     return found;
 }
 
+static size_t count_spaces(struct str text, size_t at)
+{
+    size_t n = 0;
+    while (at + n < text.len &&
+           (text.data[at + n] == ' ' || (text.data[at + n] >= '\t' && text.data[at + n] <= '\r')))
+        n++;
+    return n;
+}
+
 static enum err encode_text(struct encoder *e, struct str text, const struct text_range *ranges,
                             size_t ranges_count)
 {
@@ -223,7 +263,10 @@ static enum err encode_text(struct encoder *e, struct str text, const struct tex
             err = tokens_append(e->out, &id, 1);
         if (err != ERR_OK)
             return err;
+        e->after_text = false;
         begin = at += e->t->pieces[id].len;
+        if (e->t->strips_right != NULL && e->t->strips_right[id])
+            begin = at += count_spaces(text, at);
     }
     return encode_plain(e, (struct str){text.data + begin, text.len - begin});
 }
@@ -248,7 +291,7 @@ enum err tokenizer_encode_ranges(const struct tokenizer *t, struct str text, boo
         uint32_t bos = (uint32_t)t->bos;
         err = tokens_append(out, &bos, 1);
     }
-    if (err == ERR_OK)
+    if (err == ERR_OK && !t->spm)
         err = pre_scan_create(t->pre, &e.scan);
     if (err == ERR_OK)
         err = encode_text(&e, text, ranges, ranges_count);
@@ -257,7 +300,8 @@ enum err tokenizer_encode_ranges(const struct tokenizer *t, struct str text, boo
         err = err_set(why, err, "cannot tokenize %zu bytes: %s", text.len, err_name(err));
     }
     pre_scan_destroy(&e.scan);
-    bpe_scratch_free(&e.scratch);
+    bpe_scratch_free(&e.bpe);
+    spm_scratch_free(&e.spm);
     return err;
 }
 
@@ -266,5 +310,16 @@ enum err tokenizer_encode(const struct tokenizer *t, struct str text,
                           struct err_msg *why)
 {
     struct text_range all = {0, text.len};
-    return tokenizer_encode_ranges(t, text, o.add_bos, &all, o.parse_special ? 1 : 0, out, why);
+    size_t count_before = out->count;
+    enum err e =
+        tokenizer_encode_ranges(t, text, o.add_bos, &all, o.parse_special ? 1 : 0, out, why);
+    if (e != ERR_OK || !o.add_eos || !t->adds_eos)
+        return e;
+    uint32_t eos = (uint32_t)t->eos;
+    e = tokens_append(out, &eos, 1);
+    if (e != ERR_OK) {
+        out->count = count_before;
+        e = err_set(why, e, "cannot tokenize %zu bytes: %s", text.len, err_name(e));
+    }
+    return e;
 }

@@ -113,6 +113,11 @@ enum err bpe_encode(const struct tokenizer *t, struct bpe_scratch *s, struct str
     size_t n = word.len;
     if (n == 0)
         return ERR_OK;
+    if (t->ignore_merges) {
+        int64_t whole = vocab_find_key(t, word);
+        if (whole != NO_ID)
+            return tokens_append(out, &(uint32_t){(uint32_t)whole}, 1);
+    }
     /* A merge takes one entry out and puts at most two in. */
     if (grow((void **)&s->symbols, &s->symbols_cap, n, sizeof(*s->symbols)) != ERR_OK ||
         grow((void **)&s->heap, &s->heap_cap, 2 * n, sizeof(*s->heap)) != ERR_OK)
@@ -129,6 +134,8 @@ enum err bpe_encode(const struct tokenizer *t, struct bpe_scratch *s, struct str
         sift_down(s->heap, s->heap_count, i);
     merge_all(t, s);
     for (uint32_t i = 0; i != NONE; i = s->symbols[i].next) {
+        if (s->symbols[i].id == NO_TOKEN) /* a byte that the vocabulary has no token for */
+            continue;
         enum err e = tokens_append(out, &s->symbols[i].id, 1);
         if (e != ERR_OK)
             return e;

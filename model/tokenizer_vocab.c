@@ -1,9 +1,12 @@
-/* Loads a vocabulary: tokens as the bytes they stand for, merges as ids, the special tokens.
+/* Loads a vocabulary: tokens as the bytes they stand for, merges as ids, scores.
+ * tokenizer_special.c does what is left.
  *
  * GGUF keeps the tokens of byte-level BPE as GPT-2 does: every byte is written as one printable
  * character. Printable Latin-1 bytes stand for themselves, the others, in order, for U+0100 and up.
- * Control and user-defined tokens are plain text. */
+ * In SentencePiece's vocabularies a space is written as U+2581, and bytes that are in no token's
+ * text have tokens <0x00> to <0xFF>. Control and user-defined tokens are plain text in both. */
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,30 +18,12 @@
 
 enum { MAX_VOCAB = 1 << 24, MAPPED_CHARS = 256 + 68 };
 
-/* Control tokens that end a generation in the models that have them. */
-static const char *const end_names[] = {
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|end|>",
-    "<|end_of_text|>",
-    "<end_of_turn>",
-    "<|return|>",
-    "<|call|>",
-    "</s>",
-    "<|endofturn|>",
-    "<EOT>",
-    "<|END_OF_TURN_TOKEN|>",
-};
-
 /* While loading. */
 struct loader {
     struct tokenizer *t;
     const struct gguf *g;
     struct err_msg *why;
     int16_t byte_of[MAPPED_CHARS]; /* character to byte, -1: stands for none */
-    struct id_table piece_table;   /* bytes of a normal token to its id; freed at the end */
 };
 
 static void map_bytes(int16_t byte_of[MAPPED_CHARS])
@@ -83,15 +68,21 @@ static bool table_create(struct id_table *table, size_t count)
     return table->slots != NULL;
 }
 
-/* The slot that holds `piece`, or the empty one where it belongs. */
-static uint32_t *piece_slot(const struct loader *l, struct str piece)
+/* The slot that holds `key`, or the empty one where it belongs. */
+static uint32_t *key_slot(const struct tokenizer *t, struct str key)
 {
-    uint64_t at = hash64(piece.data, piece.len, 0);
+    uint64_t at = hash64(key.data, key.len, 0);
     for (;; at++) {
-        uint32_t *slot = &l->piece_table.slots[at & l->piece_table.mask];
-        if (*slot == 0 || str_eq(l->t->pieces[*slot - 1], piece))
+        uint32_t *slot = &t->key_table.slots[at & t->key_table.mask];
+        if (*slot == 0 || str_eq(t->keys[*slot - 1], key))
             return slot;
     }
+}
+
+int64_t vocab_find_key(const struct tokenizer *t, struct str key)
+{
+    uint32_t slot = *key_slot(t, key);
+    return slot != 0 && is_text_token(t, slot - 1) ? (int64_t)slot - 1 : NO_ID;
 }
 
 static uint32_t *merge_slot(const struct tokenizer *t, uint32_t left, uint32_t right)
@@ -117,7 +108,32 @@ static enum err no_memory(struct loader *l)
     return err_set(l->why, ERR_NOMEM, "%s: out of memory for the vocabulary", gguf_path(l->g));
 }
 
-static enum err load_types(struct loader *l)
+static int hex_digit(char c)
+{
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                                  : -1;
+}
+
+/* "<0x41>" to 0x41; -1 if it is none. */
+static int parse_byte(struct str text)
+{
+    if (text.len != 6 || memcmp(text.data, "<0x", 3) != 0 || text.data[5] != '>')
+        return -1;
+    int high = hex_digit(text.data[3]), low = hex_digit(text.data[4]);
+    return high < 0 || low < 0 ? -1 : high << 4 | low;
+}
+
+/* Files without token types: the byte tokens are known by their text. */
+static void guess_bytes(struct tokenizer *t, const struct str *texts)
+{
+    for (uint32_t i = 0; i < t->vocab; i++)
+        if (parse_byte(texts[i]) >= 0)
+            t->types[i] = TOKEN_BYTE;
+}
+
+static enum err load_types(struct loader *l, const struct str *texts)
 {
     const void *types;
     size_t count;
@@ -129,6 +145,8 @@ static enum err load_types(struct loader *l)
         gguf_get_array(l->g, "tokenizer.ggml.token_type", GGUF_I32, &types, &count, l->why);
     if (e == ERR_NOT_FOUND) {
         memset(t->types, TOKEN_NORMAL, t->vocab);
+        if (t->spm)
+            guess_bytes(t, texts);
         return ERR_OK;
     }
     if (e != ERR_OK)
@@ -149,17 +167,80 @@ static enum err load_types(struct loader *l)
     return ERR_OK;
 }
 
-/* Puts a normal token where merges and bytes find it. */
-static enum err register_piece(struct loader *l, uint32_t id)
+/* Puts a token where text finds it. */
+static enum err register_key(struct loader *l, uint32_t id)
 {
     struct tokenizer *t = l->t;
-    uint32_t *slot = piece_slot(l, t->pieces[id]);
-    if (*slot != 0)
+    if (t->keys[id].len == 0)
+        return ERR_OK;
+    t->key_bytes_max = max_u64(t->key_bytes_max, t->keys[id].len);
+    uint32_t *slot = key_slot(t, t->keys[id]);
+    if (*slot == 0 || t->types[*slot - 1] != TOKEN_NORMAL) /* normal ones come first */
+        *slot = id + 1;
+    else if (t->types[id] == TOKEN_NORMAL)
         return err_set(l->why, ERR_FORMAT,
                        "%s: tokens %" PRIu32 " and %" PRIu32 " are the same text", gguf_path(l->g),
                        *slot - 1, id);
-    *slot = id + 1;
     return ERR_OK;
+}
+
+/* U+2581 becomes a space; *len is shortened. */
+static void unescape_spaces(char *text, size_t *len)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < *len; n++) {
+        bool found = *len - i >= 3 && memcmp(text + i, "\xe2\x96\x81", 3) == 0;
+        text[n] = found ? ' ' : text[i];
+        i += found ? 3 : 1;
+    }
+    *len = n;
+}
+
+/* One token's key and piece, to bytes[0..2 * text.len). */
+static enum err load_piece(struct loader *l, uint32_t id, struct str text, char *bytes)
+{
+    struct tokenizer *t = l->t;
+    size_t key_len = text.len, piece_len = text.len;
+    char *piece = bytes + text.len;
+    bool plain = t->types[id] == TOKEN_NORMAL || t->types[id] == TOKEN_UNUSED;
+    if (!utf8_is_valid(text.data, text.len))
+        return err_set(l->why, ERR_FORMAT, "%s: token %" PRIu32 " is no valid UTF-8",
+                       gguf_path(l->g), id);
+    if (text.len > 0) {
+        memcpy(bytes, text.data, text.len);
+        memcpy(piece, text.data, text.len);
+    }
+    if (t->types[id] == TOKEN_BYTE &&
+        (t->spm || (text.len >= 3 && memcmp(text.data, "<0x", 3) == 0))) {
+        int byte = parse_byte(text);
+        if (byte < 0)
+            return err_set(l->why, ERR_FORMAT,
+                           "%s: token %" PRIu32
+                           " of type byte is '%.*s', expected <0x00> to <0xFF>",
+                           gguf_path(l->g), id, (int)min_u64(text.len, 64), text.data);
+        piece[0] = (char)byte;
+        piece_len = 1;
+        key_len = 0; /* no text leads to it */
+        if (t->byte_id[byte] == NO_TOKEN)
+            t->byte_id[byte] = id;
+    } else if (t->spm) {
+        if (plain)
+            unescape_spaces(piece, &piece_len);
+    } else {
+        /* What has characters that stand for no byte is reached by no text: kept as it is. So is a
+         * special token that would be found as other bytes than it is written with. */
+        plain = plain || t->types[id] == TOKEN_BYTE;
+        if (!unmap_text(l->byte_of, text, bytes, &key_len) ||
+            (!plain && !str_eq((struct str){bytes, key_len}, text)))
+            key_len = 0;
+        if (plain && key_len > 0) {
+            memcpy(piece, bytes, key_len);
+            piece_len = key_len;
+        }
+    }
+    t->keys[id] = (struct str){bytes, key_len};
+    t->pieces[id] = (struct str){piece, piece_len};
+    return register_key(l, id);
 }
 
 static enum err load_pieces(struct loader *l, const struct str *texts)
@@ -170,44 +251,36 @@ static enum err load_pieces(struct loader *l, const struct str *texts)
         if (!size_add(total, texts[i].len, &total))
             return no_memory(l);
     t->pieces = arena_alloc(&t->arena, t->vocab, sizeof(*t->pieces));
-    char *bytes = arena_alloc(&t->arena, (size_t)total, 1);
-    if (t->pieces == NULL || bytes == NULL || !table_create(&l->piece_table, t->vocab))
+    t->keys = arena_alloc(&t->arena, t->vocab, sizeof(*t->keys));
+    char *bytes = arena_alloc(&t->arena, (size_t)total, 2);
+    if (t->pieces == NULL || t->keys == NULL || bytes == NULL ||
+        !table_create(&t->key_table, t->vocab))
         return no_memory(l);
+    for (size_t b = 0; b < ARRAY_LEN(t->byte_id); b++)
+        t->byte_id[b] = NO_TOKEN;
     for (uint32_t i = 0; i < t->vocab; i++) {
-        size_t len = texts[i].len;
-        bool normal = t->types[i] == TOKEN_NORMAL || t->types[i] == TOKEN_BYTE;
-        if (!utf8_is_valid(texts[i].data, len))
-            return err_set(l->why, ERR_FORMAT, "%s: token %" PRIu32 " is no valid UTF-8",
-                           gguf_path(l->g), i);
-        /* A normal token with characters that stand for no byte is one that no text leads to: kept
-         * as it is. */
-        bool mapped = normal && unmap_text(l->byte_of, texts[i], bytes, &len);
-        if (!mapped) {
-            len = texts[i].len;
-            memcpy(bytes, texts[i].data, len);
-        }
-        t->pieces[i] = (struct str){bytes, len};
-        bytes += len;
-        if (mapped && len > 0) {
-            enum err e = register_piece(l, i);
-            if (e != ERR_OK)
-                return e;
-        }
+        enum err e = load_piece(l, i, texts[i], bytes);
+        if (e != ERR_OK)
+            return e;
+        bytes += 2 * texts[i].len;
     }
     return ERR_OK;
 }
 
+/* The tokens of single bytes. Some vocabularies lack bytes that occur in no text, or next to none;
+ * such a byte is left out of the ids. */
 static enum err load_bytes(struct loader *l)
 {
     for (unsigned b = 0; b < 256; b++) {
         char c = (char)b;
-        uint32_t slot = *piece_slot(l, (struct str){&c, 1});
-        if (slot == 0)
-            return err_set(
-                l->why, ERR_FORMAT,
-                "%s: no token stands for the byte 0x%02x, a byte-level vocabulary needs all 256",
-                gguf_path(l->g), b);
-        l->t->byte_id[b] = slot - 1;
+        int64_t id = vocab_find_key(l->t, (struct str){&c, 1});
+        if (id != NO_ID)
+            l->t->byte_id[b] = (uint32_t)id;
+        else if (l->t->byte_id[b] == NO_TOKEN && (b == '\n' || (b >= ' ' && b <= '~')))
+            return err_set(l->why, ERR_FORMAT,
+                           "%s: no token stands for the byte 0x%02x, a byte-level vocabulary needs "
+                           "all of ASCII",
+                           gguf_path(l->g), b);
     }
     return ERR_OK;
 }
@@ -216,6 +289,7 @@ static enum err load_bytes(struct loader *l)
 static enum err parse_merge(struct loader *l, size_t index, struct str text, char *scratch,
                             struct merge *ret)
 {
+    const struct tokenizer *t = l->t;
     size_t left_len = 0, right_len = 0;
     const char *space = text.len == 0 ? NULL : memchr(text.data, ' ', text.len);
     struct str left = {0}, right = {0};
@@ -230,9 +304,9 @@ static enum err parse_merge(struct loader *l, size_t index, struct str text, cha
                        "%s: merge %zu is '%.*s', expected two tokens with a space between",
                        gguf_path(l->g), index, (int)min_u64(text.len, 64), text.data);
     uint32_t ids[3] = {
-        *piece_slot(l, (struct str){scratch, left_len}),
-        *piece_slot(l, (struct str){scratch + left_len, right_len}),
-        *piece_slot(l, (struct str){scratch, left_len + right_len}),
+        *key_slot(t, (struct str){scratch, left_len}),
+        *key_slot(t, (struct str){scratch + left_len, right_len}),
+        *key_slot(t, (struct str){scratch, left_len + right_len}),
     };
     static const char *const parts[] = {"its left side", "its right side", "what it makes"};
     for (size_t i = 0; i < ARRAY_LEN(ids); i++)
@@ -269,7 +343,8 @@ static enum err load_merges(struct loader *l)
             break;
         t->merges[i] = m;
         uint32_t *slot = merge_slot(t, m.left, m.right);
-        if (*slot == 0) /* the same pair again, later, never wins */
+        /* The same pair again, later, never wins; nothing merges into a control token. */
+        if (*slot == 0 && is_text_token(t, m.result))
             *slot = (uint32_t)i + 1;
     }
     t->merges_count = (uint32_t)count;
@@ -277,104 +352,38 @@ static enum err load_merges(struct loader *l)
     return e;
 }
 
-static int compare_specials(const void *a, const void *b, void *user)
-{
-    const struct tokenizer *t = user;
-    uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
-    int c = gguf_name_compare(t->pieces[x], t->pieces[y]);
-    return c != 0 ? c : (x > y) - (x < y);
-}
-
-static bool is_special(const struct tokenizer *t, uint32_t id)
-{
-    return (t->types[id] == TOKEN_CONTROL || t->types[id] == TOKEN_USER_DEFINED ||
-            t->types[id] == TOKEN_UNKNOWN) &&
-           t->pieces[id].len > 0;
-}
-
-static enum err load_specials(struct loader *l)
+/* Scores, and something for every byte. */
+static enum err load_spm(struct loader *l)
 {
     struct tokenizer *t = l->t;
-    size_t count = 0;
-    for (uint32_t i = 0; i < t->vocab; i++)
-        count += is_special(t, i);
-    t->specials = arena_alloc(&t->arena, count, sizeof(*t->specials));
-    if (t->specials == NULL)
+    const void *scores;
+    size_t count;
+    t->scores = arena_alloc(&t->arena, t->vocab, sizeof(*t->scores));
+    if (t->scores == NULL)
         return no_memory(l);
+    enum err e = gguf_get_array(l->g, "tokenizer.ggml.scores", GGUF_F32, &scores, &count, l->why);
+    if (e != ERR_OK)
+        return e == ERR_NOT_FOUND ? ERR_FORMAT : e;
+    if (count != t->vocab)
+        return err_set(l->why, ERR_FORMAT,
+                       "%s: key 'tokenizer.ggml.scores' has %zu entries for %" PRIu32 " tokens",
+                       gguf_path(l->g), count, t->vocab);
+    memcpy(t->scores, scores, count * sizeof(*t->scores));
     for (uint32_t i = 0; i < t->vocab; i++)
-        if (is_special(t, i)) {
-            t->specials[t->specials_count++] = i;
-            t->special_first[(unsigned char)t->pieces[i].data[0]] = true;
-        }
-    qsort_r(t->specials, count, sizeof(*t->specials), compare_specials, t);
-    return ERR_OK;
-}
-
-static enum err get_id(struct loader *l, const char *key, int64_t *ret)
-{
-    uint32_t id;
-    enum err e = gguf_get_u32(l->g, key, &id, l->why);
-    if (e == ERR_NOT_FOUND)
-        return ERR_OK;
-    if (e != ERR_OK)
+        if (isnan(t->scores[i]))
+            return err_set(l->why, ERR_FORMAT, "%s: the score of token %" PRIu32 " is no number",
+                           gguf_path(l->g), i);
+    uint32_t unknown = 0;
+    e = gguf_get_u32(l->g, "tokenizer.ggml.unknown_token_id", &unknown, l->why);
+    if (e != ERR_OK && e != ERR_NOT_FOUND)
         return e;
-    if (id >= l->t->vocab)
-        return err_set(l->why, ERR_FORMAT,
-                       "%s: key '%s' is %" PRIu32 ", the vocabulary has %" PRIu32 " tokens",
-                       gguf_path(l->g), key, id, l->t->vocab);
-    *ret = id;
-    return ERR_OK;
-}
-
-static void add_end_token(struct tokenizer *t, int64_t id)
-{
-    if (id == TOKEN_NONE || t->end_tokens_count == MAX_END_TOKENS)
-        return;
-    for (size_t i = 0; i < t->end_tokens_count; i++)
-        if (t->end_tokens[i] == id)
-            return;
-    t->end_tokens[t->end_tokens_count++] = (uint32_t)id;
-}
-
-static enum err load_ids(struct loader *l)
-{
-    struct tokenizer *t = l->t;
-    int64_t eot = TOKEN_NONE, eom = TOKEN_NONE;
-    bool adds_eos = false;
-    t->bos = t->eos = TOKEN_NONE;
-    enum err e = get_id(l, "tokenizer.ggml.bos_token_id", &t->bos);
-    if (e == ERR_OK)
-        e = get_id(l, "tokenizer.ggml.eos_token_id", &t->eos);
-    if (e == ERR_OK)
-        e = get_id(l, "tokenizer.ggml.eot_token_id", &eot);
-    if (e == ERR_OK)
-        e = get_id(l, "tokenizer.ggml.eom_token_id", &eom);
-    if (e == ERR_OK && (e = gguf_get_bool(l->g, "tokenizer.ggml.add_bos_token", &t->adds_bos,
-                                          l->why)) == ERR_NOT_FOUND)
-        e = ERR_OK;
-    if (e == ERR_OK && (e = gguf_get_bool(l->g, "tokenizer.ggml.add_eos_token", &adds_eos,
-                                          l->why)) == ERR_NOT_FOUND)
-        e = ERR_OK;
-    if (e != ERR_OK)
-        return e;
-    if (t->adds_bos && t->bos == TOKEN_NONE)
-        return err_set(l->why, ERR_FORMAT,
-                       "%s: key 'tokenizer.ggml.add_bos_token' is true, but there is no "
-                       "'tokenizer.ggml.bos_token_id'",
-                       gguf_path(l->g));
-    if (adds_eos)
-        return err_set(l->why, ERR_UNSUPPORTED,
-                       "%s: key 'tokenizer.ggml.add_eos_token' is true: ending prompts with a "
-                       "token is not supported",
-                       gguf_path(l->g));
-    add_end_token(t, t->eos);
-    add_end_token(t, eot);
-    add_end_token(t, eom);
-    for (size_t i = 0; i < t->specials_count; i++)
-        for (size_t j = 0; j < ARRAY_LEN(end_names); j++)
-            if (t->types[t->specials[i]] == TOKEN_CONTROL &&
-                str_eq(t->pieces[t->specials[i]], str_of(end_names[j])))
-                add_end_token(t, t->specials[i]);
+    t->unknown = unknown < t->vocab ? unknown : NO_TOKEN;
+    for (size_t b = 0; b < ARRAY_LEN(t->byte_id); b++)
+        if (t->byte_id[b] == NO_TOKEN && t->unknown == NO_TOKEN)
+            return err_set(l->why, ERR_FORMAT,
+                           "%s: no token <0x%02zX> and no unknown token: some text would have no "
+                           "ids",
+                           gguf_path(l->g), b);
     return ERR_OK;
 }
 
@@ -387,9 +396,11 @@ enum err vocab_load(struct tokenizer *t, const struct gguf *g, struct err_msg *w
     enum err e = gguf_get_str(g, "tokenizer.ggml.model", &model, why);
     if (e != ERR_OK)
         return e == ERR_NOT_FOUND ? ERR_FORMAT : e;
-    if (!str_eq(model, STR_LIT("gpt2")))
+    t->spm = str_eq(model, STR_LIT("llama"));
+    if (!t->spm && !str_eq(model, STR_LIT("gpt2")))
         return err_set(why, ERR_UNSUPPORTED,
-                       "%s: tokenizer '%.*s' is not supported (supported: gpt2, byte-level BPE)",
+                       "%s: tokenizer '%.*s' is not supported (supported: gpt2, byte-level BPE; "
+                       "llama, SentencePiece)",
                        gguf_path(g), (int)min_u64(model.len, 64), model.data);
     e = gguf_get_strs(g, "tokenizer.ggml.tokens", &texts, &count, why);
     if (e != ERR_OK)
@@ -399,17 +410,14 @@ enum err vocab_load(struct tokenizer *t, const struct gguf *g, struct err_msg *w
                        gguf_path(g), count, MAX_VOCAB);
     t->vocab = (uint32_t)count;
     map_bytes(l.byte_of);
-    e = load_types(&l);
+    e = load_types(&l, texts);
     if (e == ERR_OK)
         e = load_pieces(&l, texts);
+    if (e == ERR_OK && t->spm)
+        return load_spm(&l);
     if (e == ERR_OK)
         e = load_bytes(&l);
     if (e == ERR_OK)
         e = load_merges(&l);
-    if (e == ERR_OK)
-        e = load_specials(&l);
-    if (e == ERR_OK)
-        e = load_ids(&l);
-    free(l.piece_table.slots);
     return e;
 }

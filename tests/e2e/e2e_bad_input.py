@@ -43,7 +43,7 @@ def bad_models(bench, good_line):
         one_line(bench, f"model {name}", bench.run_batch(good_line, out, model=path, code=None), FATAL, f"{name}.gguf")
         bench.check(not os.path.exists(out), f"model {name}: a result file was written")
         bench.no_processes(f"model {name}")
-    vocab = os.path.join(bench.source, "tests", "golden", "ggml-vocab-qwen2.gguf")
+    vocab = os.path.join(bench.source, "tests", "golden", "vocab", "ggml-vocab-qwen2.gguf")
     one_line(bench, "vocabulary only", bench.run_batch(good_line, bench.path("v.jsonl"), model=vocab, code=None), FATAL,
              "ggml-vocab-qwen2.gguf")
     # The same files through inspect: it may print what it can read of a sound container, never crash.

@@ -336,7 +336,7 @@ int main(int argc, char **argv)
     memset(long_want, 'n', 127);
     long_want[127] = '\0';
     test_name(long_name, long_want);
-    snprintf(vocab, sizeof(vocab), "%s/ggml-vocab-qwen2.gguf", argv[2]);
+    snprintf(vocab, sizeof(vocab), "%s/vocab/ggml-vocab-qwen2.gguf", argv[2]);
     test_vocab_only(vocab);
     return check_report();
 }

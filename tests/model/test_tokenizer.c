@@ -90,43 +90,6 @@ static void test_cases(const struct tokenizer *t, const char *golden)
     CHECK_INT(cases, 281);
 }
 
-/* Texts with a separator line between them, and a line of ids for each. */
-static void test_vocab_pair(const char *golden)
-{
-    static const char separator[] = "\n__ggml_vocab_test__\n";
-    char path[4096];
-    struct buf in = {0}, out = {0};
-    struct err_msg why;
-    unsigned cases = 0;
-    snprintf(path, sizeof(path), "%s/ggml-vocab-qwen2.gguf", golden);
-    struct tokenizer *t = open_tokenizer(path);
-    CHECK_INT(tokenizer_vocab_size(t), 151936);
-    snprintf(path, sizeof(path), "%s/ggml-vocab-qwen2.gguf.inp", golden);
-    CHECK_OK(file_read(path, 1 << 20, &in, &why), why);
-    snprintf(path, sizeof(path), "%s/ggml-vocab-qwen2.gguf.out", golden);
-    CHECK_OK(file_read(path, 1 << 20, &out, &why), why);
-    const char *text = buf_cstr(&in), *ids = buf_cstr(&out);
-    while (text != NULL && ids != NULL && *ids != '\0') {
-        const char *end = strstr(text, separator);
-        size_t len = end == NULL ? strlen(text) : (size_t)(end - text);
-        uint32_t want[4096];
-        size_t count = 0;
-        while (*ids != '\n' && *ids != '\0' && count < ARRAY_LEN(want)) {
-            char *next;
-            want[count++] = (uint32_t)strtoul(ids, &next, 10);
-            ids = next + strspn(next, " ");
-        }
-        ids += *ids == '\n';
-        check_ids(t, (struct str){text, len}, plain, want, count);
-        cases++;
-        text = end == NULL ? NULL : end + strlen(separator);
-    }
-    CHECK_INT(cases, 46);
-    buf_free(&in);
-    buf_free(&out);
-    tokenizer_destroy(&t);
-}
-
 static void test_facts(const struct tokenizer *t)
 {
     size_t count = 0;
@@ -409,9 +372,17 @@ static void model_llama(struct gguf_build *g)
 {
     build_kv_str(g, "tokenizer.ggml.model", "llama");
 }
-static void pre_unknown(struct gguf_build *g)
+static void model_bert(struct gguf_build *g)
 {
-    build_kv_str(g, "tokenizer.ggml.pre", "tekken");
+    build_kv_str(g, "tokenizer.ggml.model", "bert");
+}
+static void pre_unknown_name(struct gguf_build *g)
+{
+    build_kv_str(g, "tokenizer.ggml.pre", "tekken2");
+}
+static void pre_empty(struct gguf_build *g)
+{
+    build_kv_str(g, "tokenizer.ggml.pre", "");
 }
 static void tokens_u32(struct gguf_build *g)
 {
@@ -483,13 +454,9 @@ static void eos_negative(struct gguf_build *g)
 }
 static void bos_wanted(struct gguf_build *g)
 {
+    build_kv_str(g, "tokenizer.ggml.pre", "glm4"); /* has none unless the file says so */
     build_kv_bool(g, "tokenizer.ggml.add_bos_token", 1);
 }
-static void adds_eos(struct gguf_build *g)
-{
-    build_kv_bool(g, "tokenizer.ggml.add_eos_token", 1);
-}
-
 static const struct {
     const char *name, *skip;
     void (*change)(struct gguf_build *g);
@@ -497,11 +464,14 @@ static const struct {
     const char *words;
 } bad_vocabs[] = {
     {"no model", "tokenizer.ggml.model", nothing, ERR_FORMAT, "no key 'tokenizer.ggml.model'"},
-    {"SPM", "tokenizer.ggml.model", model_llama, ERR_UNSUPPORTED,
-     "tokenizer 'llama' is not supported"},
-    {"no pre", "tokenizer.ggml.pre", nothing, ERR_UNSUPPORTED, "--pre-tokenizer"},
-    {"pre unknown", "tokenizer.ggml.pre", pre_unknown, ERR_UNSUPPORTED,
-     "tiny: pre-tokenizer 'tekken' is not supported (supported: qwen2); --pre-tokenizer"},
+    {"SPM without scores", "tokenizer.ggml.model", model_llama, ERR_FORMAT,
+     "no key 'tokenizer.ggml.scores'"},
+    {"another model", "tokenizer.ggml.model", model_bert, ERR_UNSUPPORTED,
+     "tokenizer 'bert' is not supported (supported: gpt2"},
+    {"pre unknown", "tokenizer.ggml.pre", pre_unknown_name, ERR_UNSUPPORTED,
+     "tiny: pre-tokenizer 'tekken2' is not known; --pre-tokenizer NAME takes another one (default, "
+     "gpt-2, "},
+    {"pre empty", "tokenizer.ggml.pre", pre_empty, ERR_UNSUPPORTED, "pre-tokenizer '' is not"},
     {"no tokens", "tokenizer.ggml.tokens", nothing, ERR_FORMAT, "no key 'tokenizer.ggml.tokens'"},
     {"tokens that are numbers", "tokenizer.ggml.tokens", tokens_u32, ERR_FORMAT, "array of u32"},
     {"zero tokens", "tokenizer.ggml.tokens", tokens_none, ERR_RANGE, "a vocabulary of 0 tokens"},
@@ -534,9 +504,8 @@ static const struct {
      "'tokenizer.ggml.eos_token_id' is 263, the vocabulary has 263 tokens"},
     {"eos negative", "tokenizer.ggml.eos_token_id", eos_negative, ERR_FORMAT,
      "eos_token_id' is -1"},
-    {"bos wanted, none there", NULL, bos_wanted, ERR_FORMAT,
+    {"bos wanted, none there", "tokenizer.ggml.pre", bos_wanted, ERR_FORMAT,
      "there is no 'tokenizer.ggml.bos_token_id'"},
-    {"adds eos", NULL, adds_eos, ERR_UNSUPPORTED, "'tokenizer.ggml.add_eos_token' is true"},
 };
 
 static void test_bad_vocabs(void)
@@ -557,14 +526,97 @@ static void test_bad_vocabs(void)
         CHECK(t == NULL);
         tokenizer_destroy(&t);
     }
-    /* A pre-tokenizer given by name is taken instead of the file's. */
+}
+
+/* The keys and names that change what is done. */
+static void test_flags(void)
+{
+    struct err_msg why = {{0}};
+    struct tokenizer *t = NULL;
+    /* A pre-tokenizer given by name is taken instead of the file's; none: "default". */
     struct gguf_build build = {.skip = "tokenizer.ggml.pre"};
     build_tiny_vocab(&build);
-    CHECK_OK(create_tiny(&build, "qwen2", &t, &why), why);
+    CHECK_OK(create_tiny(&build, NULL, &t, &why), why);
     tokenizer_destroy(&t);
     build_tiny_vocab(&build);
     CHECK_ERR(create_tiny(&build, "gpt-9", &t, &why), ERR_UNSUPPORTED);
     CHECK_HAS(why.text, "'gpt-9'");
+    /* "abc" is a token that no merge leads to: found as a word only with ignore_merges. */
+    static const struct {
+        const char *pre;
+        bool whole, adds_bos;
+        int64_t bos;
+    } names[] = {
+        {"qwen2", false, false, 11},  {"llama-bpe", true, true, 11},   {"llama3", true, true, 11},
+        {"tekken", true, true, 11},   {"smaug-bpe", false, false, 11}, {"glm4", true, false, -1},
+        {"gpt-4o", false, false, 11},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        build = (struct gguf_build){.skip = "tokenizer.ggml.merges"};
+        build_tiny_vocab(&build);
+        build.skip = NULL;
+        put_merge(&build, "a b");
+        CHECK_OK(create_tiny(&build, names[i].pre, &t, &why), why);
+        if (t == NULL)
+            continue;
+        if (names[i].whole)
+            check_ids(t, STR_LIT("abc"), plain, (uint32_t[]){257}, 1);
+        else
+            check_ids(t, STR_LIT("abc"), plain, (uint32_t[]){256, 'c'}, 2);
+        CHECK_INT(tokenizer_bos(t), names[i].bos);
+        CHECK(tokenizer_adds_bos(t) == names[i].adds_bos);
+        CHECK(!tokenizer_adds_eos(t));
+        tokenizer_destroy(&t);
+    }
+}
+
+static void test_bos_and_eos(void)
+{
+    struct err_msg why = {{0}};
+    struct tokenizer *t = NULL;
+    struct gguf_build build = {0};
+    struct tokens ids = {0};
+    build_tiny_vocab(&build);
+    build_kv_bool(&build, "tokenizer.ggml.add_bos_token", 0);
+    build_kv_bool(&build, "tokenizer.ggml.add_eos_token", 1);
+    CHECK_OK(create_tiny(&build, "llama-bpe", &t, &why), why);
+    if (t == NULL)
+        return;
+    struct tokenizer_encode_options o = {.add_bos = true, .add_eos = true};
+    CHECK_OK(tokenizer_encode(t, STR_LIT("b"), o, &ids, &why), why);
+    CHECK(ids.count == 2 && ids.ids[0] == 'b' && ids.ids[1] == TINY_END);
+    ids.count = 0;
+    o.add_eos = false;
+    CHECK_OK(tokenizer_encode(t, STR_LIT("b"), o, &ids, &why), why);
+    CHECK(ids.count == 1 && ids.ids[0] == 'b');
+    tokens_free(&ids);
+    tokenizer_destroy(&t);
+}
+
+/* A generation ends also where the file does not call the token a control token, and plain text
+ * still does not become it. */
+static void test_end_name(void)
+{
+    struct err_msg why = {{0}};
+    struct tokenizer *t = NULL;
+    struct gguf_build build = {.skip = "tokenizer.ggml.token_type"};
+    struct tokens ids = {0};
+    size_t count = 0;
+    build_tiny_vocab(&build);
+    build.skip = NULL;
+    build_kv_array(&build, "tokenizer.ggml.token_type", GGUF_I32, TINY_VOCAB);
+    for (uint32_t i = 0; i < TINY_VOCAB; i++)
+        build_u32(&build.kvs, i < TINY_END ? 1 : 4);
+    CHECK_OK(create_tiny(&build, NULL, &t, &why), why);
+    if (t == NULL)
+        return;
+    const uint32_t *ends = tokenizer_end_tokens(t, &count);
+    CHECK(count == 1 && ends[0] == TINY_END);
+    CHECK(tokenizer_is_control(t, TINY_END) && !tokenizer_is_control(t, TINY_START));
+    CHECK_OK(tokenizer_encode(t, STR_LIT("<|im_start|><|im_end|>"), plain, &ids, &why), why);
+    CHECK(ids.count == 11 && ids.ids[0] == TINY_START && ids.ids[1] == '<');
+    tokens_free(&ids);
+    tokenizer_destroy(&t);
 }
 
 int main(int argc, char **argv)
@@ -578,8 +630,10 @@ int main(int argc, char **argv)
     test_threads(t);
     test_speed(t);
     tokenizer_destroy(&t);
-    test_vocab_pair(argv[2]);
     test_tiny();
     test_bad_vocabs();
+    test_flags();
+    test_bos_and_eos();
+    test_end_name();
     return check_report();
 }
