@@ -14,7 +14,9 @@ enum field_kind {
     FIELD_TOP_K,    /* a whole number; -1 and 0: off */
     FIELD_SEED,     /* any 64-bit whole number */
     FIELD_BOOL,     /* to a bool */
-    FIELD_STOP,     /* a string or up to 16 */
+    FIELD_TEXTS,    /* a list of up to max strings; one_text: or a string */
+    FIELD_BIAS,     /* {"token id": number in min..max, ...} */
+    FIELD_LOGPROBS, /* of a chat true or false, else a number */
     FIELD_TOKENS,   /* a list of token ids */
     FIELD_PROMPT,   /* a string or token ids */
     FIELD_MESSAGES, /* a chat */
@@ -39,7 +41,7 @@ struct field {
     enum field_kind kind;
     double min, max;
     size_t offset; /* in struct rec_REQUEST */
-    bool min_open;
+    bool min_open, one_text;
     unsigned neutral;
 };
 

@@ -51,12 +51,17 @@ static void put_string(struct json_out *o, struct str text)
     put(o, "\"", 1);
 }
 
-void json_key(struct json_out *o, const char *key)
+void json_key_str(struct json_out *o, struct str key)
 {
     before_value(o);
-    put_string(o, str_of(key));
+    put_string(o, key);
     put(o, ":", 1);
     o->comma = false;
+}
+
+void json_key(struct json_out *o, const char *key)
+{
+    json_key_str(o, str_of(key));
 }
 
 void json_str(struct json_out *o, struct str text)

@@ -19,6 +19,7 @@ struct json_out {
 void json_open(struct json_out *o, char bracket);  /* '{' or '[' */
 void json_close(struct json_out *o, char bracket); /* '}' or ']' */
 void json_key(struct json_out *o, const char *key);
+void json_key_str(struct json_out *o, struct str key);
 void json_str(struct json_out *o, struct str text); /* valid UTF-8 */
 void json_u64(struct json_out *o, uint64_t v);
 void json_i64(struct json_out *o, int64_t v);

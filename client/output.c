@@ -8,6 +8,7 @@
 #include "base/arena.h"
 #include "base/hash.h"
 #include "client/json.h"
+#include "client/logprobs.h"
 #include "proto/codec.h"
 
 /* `created` is no time (see output.h): 2025-01-01 and one second a line, so that it is a plausible
@@ -77,6 +78,30 @@ static void key_time(struct json_out *o, const char *key, uint64_t ms)
     key_str(o, key, str_of(text));
 }
 
+static void put_choice(struct json_out *o, bool chat, uint64_t index, const struct rec_CHOICE *c)
+{
+    json_open(o, '{');
+    key_u64(o, "index", index);
+    if (chat) {
+        json_key(o, "message");
+        json_open(o, '{');
+        key_str(o, "role", STR_LIT("assistant"));
+        key_str(o, "content", c->text);
+        json_close(o, '}');
+    } else {
+        key_str(o, "text", c->text);
+    }
+    key_str(o, "finish_reason", c->finish_reason);
+    json_key(o, "logprobs");
+    if (c->logprobs.count == 0)
+        json_null(o);
+    else if (chat)
+        logprobs_put_chat(o, c);
+    else
+        logprobs_put_completion(o, c);
+    json_close(o, '}');
+}
+
 static void put_answer(struct json_out *o, const struct rec_FETCHED *f, const struct rec_OUTPUT *r,
                        const struct line_id *id)
 {
@@ -86,21 +111,8 @@ static void put_answer(struct json_out *o, const struct rec_FETCHED *f, const st
     key_str(o, "model", r->model_name);
     json_key(o, "choices");
     json_open(o, '[');
-    json_open(o, '{');
-    key_u64(o, "index", 0);
-    if (r->chat) {
-        json_key(o, "message");
-        json_open(o, '{');
-        key_str(o, "role", STR_LIT("assistant"));
-        key_str(o, "content", r->text);
-        json_close(o, '}');
-    } else {
-        key_str(o, "text", r->text);
-    }
-    key_str(o, "finish_reason", r->finish_reason);
-    json_key(o, "logprobs");
-    json_null(o);
-    json_close(o, '}');
+    for (size_t i = 0; i < r->choices.count; i++)
+        put_choice(o, r->chat, i, &r->choices.items[i]);
     json_close(o, ']');
     json_key(o, "usage");
     json_open(o, '{');
@@ -205,7 +217,11 @@ enum err output_append(const char *batch, const struct rec_FETCHED *f, struct bu
     enum err e = make_id(batch, f->line, &id);
     if (e == ERR_OK && !cancelled) {
         e = proto_decode_output(f->body.data, f->body.len, &arena, &r, &message);
-        if (e != ERR_OK && e != ERR_NOMEM) {
+        bool empty = e == ERR_OK && r.status_code == 200 && r.choices.count == 0;
+        for (size_t i = 0; e == ERR_OK && i < r.choices.count; i++)
+            empty = empty ||
+                    r.choices.items[i].logprobs.count % (1 + r.choices.items[i].top_logprobs) != 0;
+        if ((e != ERR_OK && e != ERR_NOMEM) || empty) {
             r = (struct rec_OUTPUT){.status_code = 500,
                                     .error_message = STR_LIT("the stored result is unreadable"),
                                     .error_type = STR_LIT("server_error"),

@@ -12,21 +12,10 @@
 #include "base/hash.h"
 #include "base/size.h"
 #include "base/utf8.h"
-#include "client/fields.h"
+#include "client/request_impl.h"
+#include "proto/schema.h"
 
-enum { MAX_STOPS = 16, MAX_MESSAGES = 4096, MAX_PROMPT_IDS = 1048576, MAX_PARAM_BYTES = 64 };
-
-struct parser {
-    struct request *r;
-    struct rec_REQUEST q;
-    const char *max_tokens_from; /* the field that said it */
-    bool seed_given, has_prompt, has_messages;
-    bool short_form, chat_url;
-};
-
-/* ERR_FORMAT, and the refusal is there. */
-static enum err refuse(struct request *r, const char *code, const char *param, const char *fmt, ...)
-    PRINTF_LIKE(4, 5);
+enum { MAX_PROMPT_IDS = 1048576, MAX_PARAM_BYTES = 64 };
 
 static enum err refuse_v(struct request *r, const char *code, const char *param, const char *fmt,
                          va_list args)
@@ -52,7 +41,7 @@ static enum err refuse_v(struct request *r, const char *code, const char *param,
     return ERR_FORMAT;
 }
 
-static enum err refuse(struct request *r, const char *code, const char *param, const char *fmt, ...)
+enum err request_bad(struct request *r, const char *code, const char *param, const char *fmt, ...)
 {
     va_list args;
     va_start(args, fmt);
@@ -71,7 +60,7 @@ enum err request_refuse(struct request *r, const char *code, const char *param, 
     return e == ERR_FORMAT ? ERR_OK : e;
 }
 
-static const char *what_is(const json_t *v)
+const char *request_what_is(const json_t *v)
 {
     static const char *const names[] = {
         [JSON_OBJECT] = "an object", [JSON_ARRAY] = "a list",  [JSON_STRING] = "a string",
@@ -80,16 +69,11 @@ static const char *what_is(const json_t *v)
     return names[json_typeof(v)];
 }
 
-static enum err wrong_type(struct request *r, const char *param, const json_t *found,
-                           const char *expected)
+enum err request_wrong_type(struct request *r, const char *param, const json_t *found,
+                            const char *expected)
 {
-    return refuse(r, "invalid_type", param, "%s: found %s, expected %s", param, what_is(found),
-                  expected);
-}
-
-static struct str text_of(const json_t *v)
-{
-    return (struct str){json_string_value(v), json_string_length(v)};
+    return request_bad(r, "invalid_type", param, "%s: found %s, expected %s", param,
+                       request_what_is(found), expected);
 }
 
 /* ---- kinds of fields ---- */
@@ -100,10 +84,11 @@ static enum err take_float(struct parser *p, const struct field *f, const json_t
     snprintf(range, sizeof range, "a number %s%g to %g", f->min_open ? "above " : "from ", f->min,
              f->max);
     if (!json_is_number(v))
-        return wrong_type(p->r, f->name, v, range);
+        return request_wrong_type(p->r, f->name, v, range);
     double d = json_number_value(v);
     if (!(d >= f->min && d <= f->max) || (f->min_open && d <= f->min))
-        return refuse(p->r, "invalid_value", f->name, "%s is %g, expected %s", f->name, d, range);
+        return request_bad(p->r, "invalid_value", f->name, "%s is %g, expected %s", f->name, d,
+                           range);
     memcpy((char *)&p->q + f->offset, &d, sizeof d);
     return ERR_OK;
 }
@@ -111,13 +96,16 @@ static enum err take_float(struct parser *p, const struct field *f, const json_t
 static enum err take_count(struct parser *p, const struct field *f, const json_t *v)
 {
     char expected[80];
-    snprintf(expected, sizeof expected, "a whole number, %.0f or more%s", f->min,
-             f->kind == FIELD_TOP_K ? " (-1 and 0: off)" : "");
+    if (f->kind == FIELD_COUNT && f->max < 1e6)
+        snprintf(expected, sizeof expected, "a whole number from %.0f to %.0f", f->min, f->max);
+    else
+        snprintf(expected, sizeof expected, "a whole number, %.0f or more%s", f->min,
+                 f->kind == FIELD_TOP_K ? " (-1 and 0: off)" : "");
     if (!json_is_integer(v)) {
         if (json_is_real(v))
-            return refuse(p->r, "invalid_type", f->name, "%s is %g, expected %s", f->name,
-                          json_real_value(v), expected);
-        return wrong_type(p->r, f->name, v, expected);
+            return request_bad(p->r, "invalid_type", f->name, "%s is %g, expected %s", f->name,
+                               json_real_value(v), expected);
+        return request_wrong_type(p->r, f->name, v, expected);
     }
     json_int_t i = json_integer_value(v);
     if (f->kind == FIELD_SEED) {
@@ -126,14 +114,14 @@ static enum err take_count(struct parser *p, const struct field *f, const json_t
         return ERR_OK;
     }
     if ((double)i < f->min || (double)i > f->max)
-        return refuse(p->r, "invalid_value", f->name, "%s is %" JSON_INTEGER_FORMAT ", expected %s",
-                      f->name, i, expected);
+        return request_bad(p->r, "invalid_value", f->name,
+                           "%s is %" JSON_INTEGER_FORMAT ", expected %s", f->name, i, expected);
     uint64_t u = i < 0 ? 0 : (uint64_t)i;
     if (f->offset == offsetof(struct rec_REQUEST, max_tokens)) {
         if (p->max_tokens_from != NULL && p->q.max_tokens != u)
-            return refuse(p->r, "invalid_value", f->name,
-                          "%s is %" PRIu64 ", but %s is %" PRIu64 ": say one of them", f->name, u,
-                          p->max_tokens_from, p->q.max_tokens);
+            return request_bad(p->r, "invalid_value", f->name,
+                               "%s is %" PRIu64 ", but %s is %" PRIu64 ": say one of them", f->name,
+                               u, p->max_tokens_from, p->q.max_tokens);
         p->max_tokens_from = f->name;
     }
     memcpy((char *)&p->q + f->offset, &u, sizeof u);
@@ -143,35 +131,37 @@ static enum err take_count(struct parser *p, const struct field *f, const json_t
 static enum err take_bool(struct parser *p, const struct field *f, const json_t *v)
 {
     if (!json_is_boolean(v))
-        return wrong_type(p->r, f->name, v, "true or false");
+        return request_wrong_type(p->r, f->name, v, "true or false");
     bool b = json_is_true(v);
     memcpy((char *)&p->q + f->offset, &b, sizeof b);
     return ERR_OK;
 }
 
-static enum err take_stop(struct parser *p, const struct field *f, const json_t *v)
+static enum err take_texts(struct parser *p, const struct field *f, const json_t *v)
 {
     size_t count = json_is_array(v) ? json_array_size(v) : 1;
-    if (!json_is_array(v) && !json_is_string(v))
-        return wrong_type(p->r, f->name, v, "a string or a list of strings");
-    if (count > MAX_STOPS)
-        return refuse(p->r, "invalid_value", f->name, "%s has %zu strings, at most %d are possible",
-                      f->name, count, MAX_STOPS);
+    if (!json_is_array(v) && !(f->one_text && json_is_string(v)))
+        return request_wrong_type(
+            p->r, f->name, v, f->one_text ? "a string or a list of strings" : "a list of strings");
+    if (count > (size_t)f->max)
+        return request_bad(p->r, "invalid_value", f->name,
+                           "%s has %zu strings, at most %.0f are possible", f->name, count, f->max);
     struct rec_TEXT *items = arena_alloc(&p->r->arena, count, sizeof *items);
     if (items == NULL)
         return ERR_NOMEM;
     for (size_t i = 0; i < count; i++) {
         const json_t *one = json_is_array(v) ? json_array_get(v, i) : v;
         if (!json_is_string(one))
-            return refuse(p->r, "invalid_type", f->name,
-                          "%s: found %s in the list, expected strings", f->name, what_is(one));
+            return request_bad(p->r, "invalid_type", f->name,
+                               "%s: found %s in the list, expected strings", f->name,
+                               request_what_is(one));
         if (json_string_length(one) == 0)
-            return refuse(p->r, "invalid_value", f->name,
-                          "%s: string %zu is empty, expected some text", f->name, i + 1);
-        items[i].text = text_of(one);
+            return request_bad(p->r, "invalid_value", f->name,
+                               "%s: string %zu is empty, expected some text", f->name, i + 1);
+        items[i].text = request_text(one);
     }
-    p->q.stop.items = items;
-    p->q.stop.count = count;
+    struct proto_list list = {items, count};
+    memcpy((char *)&p->q + f->offset, &list, sizeof list);
     return ERR_OK;
 }
 
@@ -180,10 +170,10 @@ static enum err take_ids(struct parser *p, const char *name, const json_t *v, si
 {
     size_t count = json_array_size(v);
     if (!json_is_array(v))
-        return wrong_type(p->r, name, v, "a list of token ids");
+        return request_wrong_type(p->r, name, v, "a list of token ids");
     if (count > max)
-        return refuse(p->r, "invalid_value", name, "%s has %zu token ids, at most %zu are possible",
-                      name, count, max);
+        return request_bad(p->r, "invalid_value", name,
+                           "%s has %zu token ids, at most %zu are possible", name, count, max);
     uint64_t *items = arena_alloc(&p->r->arena, count, sizeof *items);
     if (items == NULL)
         return ERR_NOMEM;
@@ -191,9 +181,9 @@ static enum err take_ids(struct parser *p, const char *name, const json_t *v, si
         const json_t *one = json_array_get(v, i);
         if (!json_is_integer(one) || json_integer_value(one) < 0 ||
             json_integer_value(one) > UINT32_MAX)
-            return refuse(p->r, "invalid_type", name,
-                          "%s: item %zu is %s, expected token ids (0 or more)", name, i,
-                          json_is_number(one) ? "no whole number in range" : what_is(one));
+            return request_bad(
+                p->r, "invalid_type", name, "%s: item %zu is %s, expected token ids (0 or more)",
+                name, i, json_is_number(one) ? "no whole number in range" : request_what_is(one));
         items[i] = (uint64_t)json_integer_value(one);
     }
     *ret = (struct u64s){items, count};
@@ -204,146 +194,30 @@ static enum err take_prompt(struct parser *p, const struct field *f, const json_
 {
     p->has_prompt = true;
     if (json_is_string(v)) {
-        p->q.prompt = text_of(v);
+        p->q.prompt = request_text(v);
         if (p->q.prompt.len == 0)
-            return refuse(p->r, "invalid_value", f->name, "prompt is empty, expected some text");
+            return request_bad(p->r, "invalid_value", f->name,
+                               "prompt is empty, expected some text");
         return ERR_OK;
     }
     if (!json_is_array(v))
-        return wrong_type(p->r, f->name, v, "a string or a list of token ids");
+        return request_wrong_type(p->r, f->name, v, "a string or a list of token ids");
     if (json_array_size(v) == 0)
-        return refuse(p->r, "invalid_value", f->name, "prompt is an empty list");
+        return request_bad(p->r, "invalid_value", f->name, "prompt is an empty list");
     const json_t *first = json_array_get(v, 0);
     if (json_is_string(first) || json_is_array(first))
-        return refuse(p->r, "unsupported_value", f->name,
-                      "prompt is a list of prompts: write each on a line of its own");
+        return request_bad(p->r, "unsupported_value", f->name,
+                           "prompt is a list of prompts: write each on a line of its own");
     return take_ids(p, f->name, v, MAX_PROMPT_IDS, &p->q.prompt_ids);
-}
-
-/* ---- messages ---- */
-
-/* A list of {"type": "text", "text": ...} to one text. */
-static enum err join_parts(struct parser *p, const char *param, const json_t *parts,
-                           struct str *ret)
-{
-    size_t len = 0, i;
-    json_t *part;
-    json_array_foreach(parts, i, part)
-    {
-        const char *key;
-        json_t *v;
-        const json_t *type = json_object_get(part, "type"), *text = json_object_get(part, "text");
-        if (!json_is_object(part) || !json_is_string(type))
-            return refuse(p->r, "invalid_type", "messages",
-                          "%s: part %zu is not {\"type\": \"text\", \"text\": ...}", param, i);
-        if (strcmp(json_string_value(type), "text") != 0)
-            return refuse(p->r, "unsupported_value", "messages",
-                          "%s: part %zu has type \"%.60s\", only text is supported", param, i,
-                          json_string_value(type));
-        if (!json_is_string(text))
-            return refuse(p->r, "invalid_type", "messages", "%s: part %zu: text is %s", param, i,
-                          text == NULL ? "missing" : what_is(text));
-        json_object_foreach(part, key, v)
-        {
-            if (strcmp(key, "type") != 0 && strcmp(key, "text") != 0 && !json_is_null(v))
-                return refuse(p->r, "unknown_field", "messages",
-                              "%s: part %zu: \"%.60s\" is not supported", param, i, key);
-        }
-        len += json_string_length(text);
-    }
-    char *joined = arena_alloc(&p->r->arena, len + 1, 1);
-    if (joined == NULL)
-        return ERR_NOMEM;
-    size_t at = 0;
-    json_array_foreach(parts, i, part)
-    {
-        struct str text = text_of(json_object_get(part, "text"));
-        memcpy(joined + at, text.data, text.len);
-        at += text.len;
-    }
-    *ret = (struct str){joined, len};
-    return ERR_OK;
-}
-
-/* Other keys of a message: nothing may be dropped in silence. */
-static enum err check_message_keys(struct parser *p, size_t at, json_t *message)
-{
-    const char *key;
-    json_t *v;
-    json_object_foreach(message, key, v)
-    {
-        bool nothing = json_is_null(v) || (json_is_array(v) && json_array_size(v) == 0);
-        if (strcmp(key, "role") != 0 && strcmp(key, "content") != 0 && !nothing)
-            return refuse(p->r, "unsupported_field", "messages",
-                          "messages[%zu]: \"%.60s\" is not supported", at, key);
-    }
-    return ERR_OK;
-}
-
-static enum err take_message(struct parser *p, size_t at, json_t *message,
-                             struct rec_CHAT_MESSAGE *ret)
-{
-    static const char *const roles[] = {"system", "user", "assistant"};
-    char param[64];
-    snprintf(param, sizeof param, "messages[%zu]", at);
-    if (!json_is_object(message))
-        return refuse(p->r, "invalid_type", "messages", "%s is %s, expected an object", param,
-                      what_is(message));
-    const json_t *role = json_object_get(message, "role");
-    const json_t *content = json_object_get(message, "content");
-    if (!json_is_string(role))
-        return refuse(p->r, "invalid_type", "messages", "%s: role is %s, expected a string", param,
-                      role == NULL ? "missing" : what_is(role));
-    bool known = false;
-    for (size_t i = 0; i < ARRAY_LEN(roles); i++)
-        known = known || strcmp(json_string_value(role), roles[i]) == 0;
-    if (!known)
-        return refuse(p->r, "invalid_value", "messages",
-                      "%s: role is \"%.60s\", expected system, user or assistant", param,
-                      json_string_value(role));
-    enum err e = check_message_keys(p, at, message);
-    if (e != ERR_OK)
-        return e;
-    ret->role = text_of(role);
-    snprintf(param, sizeof param, "messages[%zu].content", at);
-    if (json_is_string(content)) {
-        ret->content = text_of(content);
-        return ERR_OK;
-    }
-    if (json_is_array(content))
-        return join_parts(p, param, content, &ret->content);
-    return refuse(p->r, "invalid_type", "messages",
-                  "%s is %s, expected a string or a list of text parts", param,
-                  content == NULL ? "missing" : what_is(content));
-}
-
-static enum err take_messages(struct parser *p, const struct field *f, const json_t *v)
-{
-    size_t count = json_array_size(v);
-    p->has_messages = true;
-    if (!json_is_array(v))
-        return wrong_type(p->r, f->name, v, "a list of messages");
-    if (count == 0 || count > MAX_MESSAGES)
-        return refuse(p->r, "invalid_value", f->name, "messages has %zu items, expected 1 to %d",
-                      count, MAX_MESSAGES);
-    struct rec_CHAT_MESSAGE *items = arena_alloc(&p->r->arena, count, sizeof *items);
-    if (items == NULL)
-        return ERR_NOMEM;
-    enum err e = ERR_OK;
-    for (size_t i = 0; i < count && e == ERR_OK; i++)
-        e = take_message(p, i, json_array_get(v, i), &items[i]);
-    p->q.messages.items = items;
-    p->q.messages.count = count;
-    return e;
 }
 
 /* ---- the whole ---- */
 
-static enum err take_field(struct parser *p, const char *name, const json_t *v)
+static enum err take_field(struct parser *p, const char *name, json_t *v)
 {
     const struct field *f = field_find(name);
     if (f == NULL)
-        return refuse(p->r, "unknown_field", name, "unknown field \"%.100s\"", name);
+        return request_bad(p->r, "unknown_field", name, "unknown field \"%.100s\"", name);
     if (json_is_null(v))
         return ERR_OK;
     switch (f->kind) {
@@ -355,14 +229,19 @@ static enum err take_field(struct parser *p, const char *name, const json_t *v)
         return take_count(p, f, v);
     case FIELD_BOOL:
         return take_bool(p, f, v);
-    case FIELD_STOP:
-        return take_stop(p, f, v);
+    case FIELD_TEXTS:
+        return take_texts(p, f, v);
+    case FIELD_BIAS:
+        return request_take_bias(p, f, v);
+    case FIELD_LOGPROBS:
+        p->logprobs = v;
+        return ERR_OK;
     case FIELD_TOKENS:
         return take_ids(p, f->name, v, (size_t)f->max, &p->q.stop_token_ids);
     case FIELD_PROMPT:
         return take_prompt(p, f, v);
     case FIELD_MESSAGES:
-        return take_messages(p, f, v);
+        return request_take_messages(p, f, v);
     case FIELD_HARMLESS:
         return ERR_OK;
     case FIELD_LATER:
@@ -370,33 +249,36 @@ static enum err take_field(struct parser *p, const char *name, const json_t *v)
     }
     if (field_is_neutral(f, v))
         return ERR_OK;
-    return refuse(p->r, "unsupported_field", name,
-                  "field \"%s\" with this value is not supported yet", name);
+    return request_bad(p->r, "unsupported_field", name,
+                       "field \"%s\" with this value is not supported yet", name);
 }
 
 static enum err finish_request(struct parser *p, const struct request_options *o)
 {
     struct request *r = p->r;
     if (p->has_prompt && p->has_messages)
-        return refuse(r, "invalid_value", "prompt",
-                      "both prompt and messages are there, expected one of them");
+        return request_bad(r, "invalid_value", "prompt",
+                           "both prompt and messages are there, expected one of them");
     if (!p->has_prompt && !p->has_messages)
-        return refuse(r, "missing_field", "", "%s missing",
-                      p->short_form ? "prompt (or messages) is"
-                      : p->chat_url ? "messages is"
-                                    : "prompt is");
+        return request_bad(r, "missing_field", "", "%s missing",
+                           p->short_form ? "prompt (or messages) is"
+                           : p->chat_url ? "messages is"
+                                         : "prompt is");
     if (!p->short_form && p->chat_url != p->has_messages)
-        return refuse(r, "invalid_value", p->has_prompt ? "prompt" : "messages",
-                      p->chat_url ? "prompt belongs to /v1/completions, "
-                                    "/v1/chat/completions takes messages"
-                                  : "messages belong to /v1/chat/completions, "
-                                    "/v1/completions takes prompt");
+        return request_bad(r, "invalid_value", p->has_prompt ? "prompt" : "messages",
+                           p->chat_url ? "prompt belongs to /v1/completions, "
+                                         "/v1/chat/completions takes messages"
+                                       : "messages belong to /v1/chat/completions, "
+                                         "/v1/completions takes prompt");
+    enum err e = request_finish_logprobs(p);
+    if (e != ERR_OK)
+        return e;
     if (p->max_tokens_from == NULL)
         p->q.max_tokens = o->max_tokens;
     if (p->q.min_tokens > p->q.max_tokens)
-        return refuse(r, "invalid_value", "min_tokens",
-                      "min_tokens is %" PRIu64 ", more than max_tokens, %" PRIu64, p->q.min_tokens,
-                      p->q.max_tokens);
+        return request_bad(r, "invalid_value", "min_tokens",
+                           "min_tokens is %" PRIu64 ", more than max_tokens, %" PRIu64,
+                           p->q.min_tokens, p->q.max_tokens);
     /* 53 bits, so that every JSON program reads it back exactly */
     if (!p->seed_given)
         p->q.seed = hash64(r->custom_id.data, r->custom_id.len, o->batch_seed) >> 11;
@@ -412,17 +294,17 @@ static enum err take_custom_id(struct parser *p, const json_t *v, uint64_t line_
         char name[32];
         int len = snprintf(name, sizeof name, "line-%" PRIu64, line_number);
         if (!p->short_form)
-            return refuse(r, "missing_field", "custom_id", "custom_id is missing");
+            return request_bad(r, "missing_field", "custom_id", "custom_id is missing");
         r->custom_id = (struct str){arena_copy(&r->arena, name, (size_t)len), (size_t)len};
         return r->custom_id.data == NULL ? ERR_NOMEM : ERR_OK;
     }
     if (!json_is_string(v))
-        return wrong_type(r, "custom_id", v, "a string");
-    struct str id = text_of(v);
+        return request_wrong_type(r, "custom_id", v, "a string");
+    struct str id = request_text(v);
     if (id.len == 0 || id.len > PROTO_MAX_CUSTOM_ID_BYTES || memchr(id.data, '\0', id.len) != NULL)
-        return refuse(r, "invalid_value", "custom_id",
-                      "custom_id has %zu bytes, expected 1 to %d without NUL", id.len,
-                      PROTO_MAX_CUSTOM_ID_BYTES);
+        return request_bad(r, "invalid_value", "custom_id",
+                           "custom_id has %zu bytes, expected 1 to %d without NUL", id.len,
+                           PROTO_MAX_CUSTOM_ID_BYTES);
     r->custom_id = id;
     return ERR_OK;
 }
@@ -437,28 +319,29 @@ static enum err take_envelope(struct parser *p, json_t *root, json_t **ret_body)
     {
         if (strcmp(key, "custom_id") != 0 && strcmp(key, "method") != 0 &&
             strcmp(key, "url") != 0 && strcmp(key, "body") != 0)
-            return refuse(r, "unknown_field", key,
-                          "unknown field \"%.100s\" beside custom_id, method, url and body", key);
+            return request_bad(r, "unknown_field", key,
+                               "unknown field \"%.100s\" beside custom_id, method, url and body",
+                               key);
     }
     const json_t *method = json_object_get(root, "method"), *url = json_object_get(root, "url");
     json_t *body = json_object_get(root, "body");
     if (!json_is_string(method) || strcmp(json_string_value(method), "POST") != 0)
-        return refuse(r, "invalid_value", "method", "method is %.60s, expected POST",
-                      method == NULL           ? "missing"
-                      : json_is_string(method) ? json_string_value(method)
-                                               : what_is(method));
+        return request_bad(r, "invalid_value", "method", "method is %.60s, expected POST",
+                           method == NULL           ? "missing"
+                           : json_is_string(method) ? json_string_value(method)
+                                                    : request_what_is(method));
     if (!json_is_string(url))
-        return refuse(r, "invalid_type", "url", "url is %s, expected a string",
-                      url == NULL ? "missing" : what_is(url));
+        return request_bad(r, "invalid_type", "url", "url is %s, expected a string",
+                           url == NULL ? "missing" : request_what_is(url));
     p->chat_url = strcmp(json_string_value(url), "/v1/chat/completions") == 0;
     if (!p->chat_url && strcmp(json_string_value(url), "/v1/completions") != 0)
-        return refuse(r, "unknown_endpoint", "url",
-                      "unknown endpoint \"%.100s\", expected /v1/chat/completions or "
-                      "/v1/completions",
-                      json_string_value(url));
+        return request_bad(r, "unknown_endpoint", "url",
+                           "unknown endpoint \"%.100s\", expected /v1/chat/completions or "
+                           "/v1/completions",
+                           json_string_value(url));
     if (!json_is_object(body))
-        return refuse(r, "invalid_type", "body", "body is %s, expected an object",
-                      body == NULL ? "missing" : what_is(body));
+        return request_bad(r, "invalid_type", "body", "body is %s, expected an object",
+                           body == NULL ? "missing" : request_what_is(body));
     *ret_body = body;
     return ERR_OK;
 }
@@ -469,7 +352,8 @@ static enum err parse(struct parser *p, json_t *root, uint64_t line_number,
     json_t *body = root, *v;
     const char *key;
     if (!json_is_object(root))
-        return refuse(p->r, "invalid_json", NULL, "found %s, expected an object", what_is(root));
+        return request_bad(p->r, "invalid_json", NULL, "found %s, expected an object",
+                           request_what_is(root));
     p->short_form = json_object_get(root, "body") == NULL && json_object_get(root, "url") == NULL &&
                     json_object_get(root, "method") == NULL;
     enum err e = take_custom_id(p, json_object_get(root, "custom_id"), line_number);
@@ -495,7 +379,7 @@ enum err request_parse(struct str line, uint64_t line_number, const struct reque
     *ret = (struct request){0};
     size_t valid = utf8_valid_prefix(line.data, line.len);
     if (valid < line.len) {
-        enum err bad = refuse(ret, "invalid_json", NULL, "not UTF-8 at byte %zu", valid + 1);
+        enum err bad = request_bad(ret, "invalid_json", NULL, "not UTF-8 at byte %zu", valid + 1);
         return bad == ERR_NOMEM ? bad : ERR_OK;
     }
     json_t *root = json_loadb(line.data, line.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
@@ -503,10 +387,11 @@ enum err request_parse(struct str line, uint64_t line_number, const struct reque
     if (root == NULL) {
         if (json_error_code(&error) == json_error_out_of_memory)
             return ERR_NOMEM;
-        e = refuse(ret, "invalid_json", NULL, "not JSON: %.200s (byte %d)", error.text,
-                   error.position);
+        e = request_bad(ret, "invalid_json", NULL, "not JSON: %.200s (byte %d)", error.text,
+                        error.position);
     } else {
-        struct parser p = {.r = ret, .q = {.temperature = 1, .top_p = 1}};
+        struct parser p = {.r = ret,
+                           .q = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .n = 1}};
         ret->json = root;
         e = parse(&p, root, line_number, o);
     }

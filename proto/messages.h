@@ -28,9 +28,10 @@ enum {
     PROTO_MAX_TEXT_BYTES = 4096,
     PROTO_MAX_BODY_BYTES = 16 << 20, /* one request or result */
     PROTO_MAX_LIST = 65536,
+    PROTO_MAX_CHOICES = 128,
     PROTO_MAX_LINES_A_SUBMIT = 1024, /* and about 4 MiB of bodies */
     PROTO_MAX_CHECKPOINT_BYTES = 4 << 20,
-    PROTO_MAX_DEPTH = 4,
+    PROTO_MAX_DEPTH = 5,
     PROTO_MAX_FIELDS = 64, /* entries of one map, unknown ones included */
     PROTO_MAX_OBJECTS =
         8 << 20, /* values in one message: 24 bytes of memory each while it is decoded */
@@ -160,6 +161,10 @@ enum {
     F(STR, role, 64, REQ, "")                                                                      \
     F(STR, content, PROTO_MAX_BODY_BYTES, REQ, "")
 
+#define REC_BIAS(F, L)                                                                             \
+    F(U64, id, UINT32_MAX, REQ, "token id")                                                        \
+    F(F64, bias, 0, REQ, "added to its logit")
+
 #define REC_TEXT(F, L) F(STR, text, PROTO_MAX_BODY_BYTES, REQ, "")
 
 #define REC_REQUEST(F, L)                                                                          \
@@ -176,7 +181,28 @@ enum {
     F(U64, seed, 0, REQ, "")                                                                       \
     F(BOOL, ignore_eos, 0, OPT, "")                                                                \
     L(TEXT, stop, 16, OPT, "stop strings; not part of the output")                                 \
-    F(U64S, stop_token_ids, 64, OPT, "")
+    F(U64S, stop_token_ids, 64, OPT, "")                                                           \
+    F(U64, n, PROTO_MAX_CHOICES, OPT, "choices; absent or 0: 1")                                   \
+    L(BIAS, logit_bias, 1024, OPT, "")                                                             \
+    F(F64, repetition_penalty, 0, OPT, "of tokens in prompt or completion; absent, 0 or 1: off")   \
+    F(F64, frequency_penalty, 0, OPT, "of tokens in the completion, times their count")            \
+    F(F64, presence_penalty, 0, OPT, "of tokens in the completion, once")                          \
+    L(TEXT, bad_words, 128, OPT, "texts whose tokens must not be completed")                       \
+    F(BOOL, logprobs, 0, OPT, "CHOICE.logprobs are wanted")                                        \
+    F(U64, top_logprobs, 20, OPT, "and those of so many of the likeliest tokens")
+
+#define REC_LOGPROB(F, L)                                                                          \
+    F(BIN, token, PROTO_MAX_BODY_BYTES, REQ, "its bytes: may be part of a character")              \
+    F(F64, logprob, 0, REQ, "natural logarithm; -9999 for no chance at all")                       \
+    F(U64, text_offset, 0, OPT, "characters of text before it; of completion tokens only")
+
+#define REC_CHOICE(F, L)                                                                           \
+    F(STR, text, PROTO_MAX_BODY_BYTES, OPT, "the completion, valid UTF-8")                         \
+    F(STR, finish_reason, 32, REQ, "stop or length")                                               \
+    F(U64, completion_tokens, 0, OPT, "")                                                          \
+    F(U64, top_logprobs, 20, OPT, "how many of the likeliest follow each token in logprobs")       \
+    L(LOGPROB, logprobs, 4194304, OPT,                                                             \
+      "each completion token, behind it the likeliest ones, best first")
 
 #define REC_OUTPUT(F, L)                                                                           \
     F(U64, status_code, 999, REQ, "200, or 4xx / 5xx with error_*")                                \
@@ -185,10 +211,9 @@ enum {
     F(STR, error_code, 64, OPT, "as context_length_exceeded")                                      \
     F(STR, error_param, 64, OPT, "the field at fault")                                             \
     F(BOOL, chat, 0, OPT, "")                                                                      \
-    F(STR, text, PROTO_MAX_BODY_BYTES, OPT, "the completion, valid UTF-8")                         \
-    F(STR, finish_reason, 32, OPT, "stop or length")                                               \
+    L(CHOICE, choices, PROTO_MAX_CHOICES, OPT, "of an answer: n of them, in order")                \
     F(U64, prompt_tokens, 0, OPT, "")                                                              \
-    F(U64, completion_tokens, 0, OPT, "")                                                          \
+    F(U64, completion_tokens, 0, OPT, "of all choices")                                            \
     F(U64, cached_tokens, 0, OPT, "prompt tokens found in the prefix cache")                       \
     F(U64, seed, 0, OPT, "")                                                                       \
     F(STR, model_name, PROTO_MAX_ID_BYTES, OPT, "")                                                \
@@ -222,7 +247,10 @@ enum {
     X(FETCHED, fetched)                                                                            \
     X(CHAT_MESSAGE, chat_message)                                                                  \
     X(TEXT, text)                                                                                  \
+    X(BIAS, bias)                                                                                  \
     X(REQUEST, request)                                                                            \
+    X(LOGPROB, logprob)                                                                            \
+    X(CHOICE, choice)                                                                              \
     X(OUTPUT, output)                                                                              \
     X(CHECKPOINT, checkpoint)
 

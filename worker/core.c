@@ -12,14 +12,20 @@
 static const uint64_t checkpoint_every_ns = 10 * NS_PER_S;
 enum { CHECKPOINT_TOKENS = 128, CHECKPOINT_BYTES = 4 << 20, ADMIT_AHEAD_TOKENS = 64 };
 
+/* A choice in the engine. */
+struct slot {
+    struct job *job; /* NULL: free */
+    uint32_t choice;
+};
+
 struct core {
     const struct engine_port *port;
     const struct job_context *context;
     struct core_events events;
-    struct job **slots;    /* [max_seqs], NULL: free */
+    struct slot *slots;    /* [max_seqs] */
     uint32_t *generations; /* [max_seqs], so that an id is not used twice in a row */
     uint32_t max_seqs, running, waiting;
-    struct job *first, *last; /* waiting */
+    struct job *first, *last; /* with choices to start */
     double prefill_tokens_per_s, decode_tokens_per_s;
     uint64_t tokens;
 };
@@ -51,15 +57,71 @@ enum err core_create(const struct engine_port *port, const struct job_context *c
     return ERR_OK;
 }
 
+static struct job *pop_waiting(struct core *c)
+{
+    struct job *j = c->first;
+    c->first = j->next;
+    if (c->first == NULL)
+        c->last = NULL;
+    j->next = NULL;
+    c->waiting--;
+    return j;
+}
+
+/* Takes the job out of line, if it is there. */
+static void leave_line(struct core *c, struct job *j)
+{
+    struct job *before = NULL;
+    for (struct job *at = c->first; at != NULL; before = at, at = at->next) {
+        if (at != j)
+            continue;
+        if (before == NULL)
+            c->first = j->next;
+        else
+            before->next = j->next;
+        if (c->last == j)
+            c->last = before;
+        j->next = NULL;
+        c->waiting--;
+        return;
+    }
+}
+
+static void free_slot(struct core *c, uint32_t slot)
+{
+    c->slots[slot].job = NULL;
+    c->generations[slot]++;
+    c->running--;
+}
+
+/* Takes the job out of its slots, out of the engine and out of line. */
+static void take_out(struct core *c, struct job *j)
+{
+    for (uint32_t i = 0; i < c->max_seqs; i++) {
+        if (c->slots[i].job != j)
+            continue;
+        c->port->remove(c->port->impl, slot_id(c, i));
+        free_slot(c, i);
+    }
+    leave_line(c, j);
+}
+
 void core_destroy(struct core **c)
 {
     if (c == NULL || *c == NULL)
         return;
-    for (uint32_t i = 0; (*c)->slots != NULL && i < (*c)->max_seqs; i++)
-        job_destroy(&(*c)->slots[i]);
+    for (uint32_t i = 0; (*c)->slots != NULL && i < (*c)->max_seqs; i++) {
+        struct job *j = (*c)->slots[i].job;
+        for (uint32_t k = i; j != NULL && k < (*c)->max_seqs; k++) {
+            if ((*c)->slots[k].job == j)
+                (*c)->slots[k].job = NULL;
+        }
+        if (j != NULL)
+            leave_line(*c, j);
+        job_destroy(&j);
+    }
     while ((*c)->first != NULL) {
-        struct job *j = (*c)->first;
-        (*c)->first = j->next;
+        struct job *j = pop_waiting(*c);
         job_destroy(&j);
     }
     free((*c)->slots);
@@ -86,21 +148,10 @@ bool core_idle(const struct core *c)
     return c->running == 0 && c->waiting == 0;
 }
 
-static struct job *pop_waiting(struct core *c)
-{
-    struct job *j = c->first;
-    c->first = j->next;
-    if (c->first == NULL)
-        c->last = NULL;
-    j->next = NULL;
-    c->waiting--;
-    return j;
-}
-
 static void nack(struct core *c, struct job *j, bool counts, const char *reason)
 {
     struct buf checkpoint = {0};
-    if (j->completion.count > 0 &&
+    if (job_has_checkpoints(j) && j->choices[0].completion.count > 0 &&
         job_encode_checkpoint(c->context, j, &checkpoint, NULL) != ERR_OK)
         buf_clear(&checkpoint);
     c->events.on_nack(c->events.user, j->serial, counts, reason, &checkpoint);
@@ -108,57 +159,45 @@ static void nack(struct core *c, struct job *j, bool counts, const char *reason)
     job_destroy(&j);
 }
 
-static void finish(struct core *c, struct job *j, const char *finish_reason)
+/* All its choices are finished. */
+static void finish(struct core *c, struct job *j)
 {
     struct buf body = {0};
     struct err_msg why = {{0}};
-    enum err e = text_stream_finish(j->text);
+    enum err e = ERR_OK;
+    for (uint32_t i = 0; i < j->n && e == ERR_OK; i++)
+        e = text_stream_finish(j->choices[i].text);
     if (e == ERR_OK)
-        e = job_encode_output(c->context, j, finish_reason, c->events.wall_ms(c->events.user),
-                              &body, &why);
+        e = job_encode_output(c->context, j, c->events.wall_ms(c->events.user), &body, &why);
     if (e != ERR_OK) {
         buf_free(&body);
         nack(c, j, true, why.text[0] != '\0' ? why.text : "the result does not fit in memory");
         return;
     }
-    c->events.on_result(c->events.user, j->serial, &body, j->prompt.count, j->completion.count);
+    c->events.on_result(c->events.user, j->serial, &body, j->prompt.count,
+                        job_completion_tokens(j));
     buf_free(&body);
     job_destroy(&j);
 }
 
-static struct job *take_slot(struct core *c, uint32_t slot)
+static struct job *find(const struct core *c, uint64_t serial)
 {
-    struct job *j = c->slots[slot];
-    c->slots[slot] = NULL;
-    c->generations[slot]++;
-    c->running--;
+    for (uint32_t i = 0; i < c->max_seqs; i++) {
+        if (c->slots[i].job != NULL && c->slots[i].job->serial == serial)
+            return c->slots[i].job;
+    }
+    struct job *j = c->first;
+    while (j != NULL && j->serial != serial)
+        j = j->next;
     return j;
 }
 
 void core_cancel(struct core *c, uint64_t serial)
 {
-    for (uint32_t i = 0; i < c->max_seqs; i++) {
-        if (c->slots[i] != NULL && c->slots[i]->serial == serial) {
-            c->port->remove(c->port->impl, slot_id(c, i));
-            struct job *j = take_slot(c, i);
-            job_destroy(&j);
-            return;
-        }
-    }
-    struct job *before = NULL;
-    for (struct job *j = c->first; j != NULL; before = j, j = j->next) {
-        if (j->serial != serial)
-            continue;
-        if (before == NULL)
-            c->first = j->next;
-        else
-            before->next = j->next;
-        if (c->last == j)
-            c->last = before;
-        c->waiting--;
-        job_destroy(&j);
-        return;
-    }
+    struct job *j = find(c, serial);
+    if (j != NULL)
+        take_out(c, j);
+    job_destroy(&j);
 }
 
 /* Pages for the prompt and a little more: what is admitted without them only pushes another one
@@ -166,19 +205,21 @@ void core_cancel(struct core *c, uint64_t serial)
 static bool pages_for(const struct core *c, const struct job *j)
 {
     uint64_t ahead = min_u64(j->max_tokens, ADMIT_AHEAD_TOKENS);
-    return c->running == 0 ||
-           c->port->kv_tokens_free(c->port->impl) >= j->prompt.count + j->completion.count + ahead;
+    return c->running == 0 || c->port->kv_tokens_free(c->port->impl) >=
+                                  j->prompt.count + j->choices[j->started].completion.count + ahead;
 }
 
+/* The job's next choice. */
 static enum err add_to_engine(struct core *c, const struct job *j, uint32_t slot,
                               struct err_msg *why)
 {
+    const struct job_choice *choice = &j->choices[j->started];
     struct engine_request r = {
         .id = slot_id(c, slot),
         .prompt = j->prompt.ids,
         .prompt_count = j->prompt.count,
-        .completion = j->completion.ids,
-        .completion_count = j->completion.count,
+        .completion = choice->completion.ids,
+        .completion_count = choice->completion.count,
         .max_tokens = j->max_tokens,
         .min_tokens = j->min_tokens,
         .stop_tokens = j->stop_tokens,
@@ -188,6 +229,17 @@ static enum err add_to_engine(struct core *c, const struct job *j, uint32_t slot
         .min_p = j->min_p,
         .top_k = j->top_k,
         .seed = j->seed,
+        .choice = j->started,
+        .repetition_penalty = j->repetition_penalty,
+        .frequency_penalty = j->frequency_penalty,
+        .presence_penalty = j->presence_penalty,
+        .bias = j->bias,
+        .bias_count = j->bias_count,
+        .bad_ids = j->bad_ids.ids,
+        .bad_lengths = j->bad_lengths,
+        .bad_count = j->bad_count,
+        .logprobs = j->logprobs,
+        .top_logprobs = j->top_logprobs,
     };
     return c->port->add(c->port->impl, &r, why);
 }
@@ -196,53 +248,80 @@ static void admit(struct core *c, uint64_t now_ns)
 {
     uint32_t slot = 0;
     while (c->first != NULL && c->running < c->max_seqs && pages_for(c, c->first)) {
-        while (c->slots[slot] != NULL)
+        while (c->slots[slot].job != NULL)
             slot++;
         struct job *j = c->first;
         if (j->started_ms == 0)
             j->started_ms = c->events.wall_ms(c->events.user);
         j->checkpoint_ns = now_ns;
         if (j->stopped) {
-            finish(c, pop_waiting(c), "stop");
+            j->choices[0].finish_reason = "stop";
+            finish(c, pop_waiting(c));
             continue;
         }
         struct err_msg why = {{0}};
         enum err e = add_to_engine(c, j, slot, &why);
         if (e == ERR_FULL)
             return;
-        pop_waiting(c);
         if (e != ERR_OK) {
             log_debug("engine refuses a job serial=%llu error=\"%s\"",
                       (unsigned long long)j->serial, why.text);
+            take_out(c, j);
             nack(c, j, true, why.text);
+            slot = 0; /* its other choices' are free again */
             continue;
         }
-        c->slots[slot] = j;
+        c->slots[slot] = (struct slot){j, j->started++};
         c->running++;
+        if (j->started == j->n)
+            pop_waiting(c);
     }
+}
+
+static enum err keep_logprobs(const struct job *j, struct job_choice *choice,
+                              const struct engine_event *ev)
+{
+    if (!j->logprobs || ev->logprobs == NULL)
+        return ERR_OK;
+    struct job_logprob all[1 + ENGINE_MAX_TOP_LOGPROBS] = {{ev->token, ev->logprobs->token}};
+    for (uint32_t i = 0; i < j->top_logprobs;
+         i++) /* a vocabulary smaller than that: itself again */
+        all[1 + i] = i < ev->top_count
+                         ? (struct job_logprob){ev->logprobs->top_ids[i], ev->logprobs->top[i]}
+                         : all[0];
+    return buf_append(&choice->logprobs, all, (1 + j->top_logprobs) * sizeof *all);
 }
 
 static void take_token(struct core *c, const struct engine_event *ev)
 {
     uint32_t slot = (uint32_t)ev->id;
-    if (slot >= c->max_seqs || c->slots[slot] == NULL || slot_id(c, slot) != ev->id)
+    if (slot >= c->max_seqs || c->slots[slot].job == NULL || slot_id(c, slot) != ev->id)
         return;
-    struct job *j = c->slots[slot];
+    struct job *j = c->slots[slot].job;
+    struct job_choice *choice = &j->choices[c->slots[slot].choice];
     bool stopped = false;
-    enum err e = tokens_append(&j->completion, &ev->token, 1);
+    enum err e = tokens_append(&choice->completion, &ev->token, 1);
+    if (e == ERR_OK)
+        e = keep_logprobs(j, choice, ev);
     /* A stop token is counted but is not text. */
     if (e == ERR_OK && ev->finish != ENGINE_STOP)
-        e = text_stream_push(j->text, ev->token, j->completion.count >= j->min_tokens, &stopped);
-    j->cached_tokens = ev->cached_count;
+        e = text_stream_push(choice->text, ev->token, choice->completion.count >= j->min_tokens,
+                             &stopped);
+    if (c->slots[slot].choice == 0)
+        j->cached_tokens = ev->cached_count;
     if (e == ERR_OK && !stopped && ev->finish == ENGINE_RUNNING)
         return;
+    if (e != ERR_OK) {
+        take_out(c, j);
+        nack(c, j, true, "out of memory for the text");
+        return;
+    }
     if (ev->finish == ENGINE_RUNNING)
         c->port->remove(c->port->impl, ev->id);
-    take_slot(c, slot);
-    if (e != ERR_OK)
-        nack(c, j, true, "out of memory for the text");
-    else
-        finish(c, j, stopped || ev->finish == ENGINE_STOP ? "stop" : "length");
+    free_slot(c, slot);
+    choice->finish_reason = stopped || ev->finish == ENGINE_STOP ? "stop" : "length";
+    if (++j->finished == j->n)
+        finish(c, j);
 }
 
 /* Smoothed over about 20 steps. A mixed step counts for whichever there is more of. */
@@ -279,13 +358,26 @@ enum err core_step(struct core *c, uint64_t now_ns, uint64_t *ret_gpu_ns, struct
 
 void core_hand_back(struct core *c, bool running_too, bool counts, const char *reason)
 {
+    /* Only the first in line can have started. */
+    struct job *begun = c->first != NULL && c->first->started > 0 ? pop_waiting(c) : NULL;
     while (c->first != NULL)
         nack(c, pop_waiting(c), false, reason);
+    if (begun != NULL) {
+        c->first = c->last = begun;
+        c->waiting = 1;
+    }
     for (uint32_t i = 0; running_too && i < c->max_seqs; i++) {
-        if (c->slots[i] == NULL)
+        struct job *j = c->slots[i].job;
+        if (j == NULL)
             continue;
-        c->port->remove(c->port->impl, slot_id(c, i));
-        nack(c, take_slot(c, i), counts, reason);
+        if (j == begun)
+            begun = NULL;
+        take_out(c, j);
+        nack(c, j, counts, reason);
+    }
+    if (running_too && begun != NULL) { /* between two of its choices */
+        take_out(c, begun);
+        nack(c, begun, counts, reason);
     }
 }
 
@@ -293,13 +385,17 @@ size_t core_progress(struct core *c, uint64_t now_ns, struct core_progress *entr
 {
     size_t count = 0, bytes = 0;
     for (uint32_t i = 0; i < c->max_seqs && count < max; i++) {
-        struct job *j = c->slots[i];
-        if (j == NULL)
+        struct job *j = c->slots[i].job;
+        bool told = j == NULL;
+        for (uint32_t k = 0; k < i && !told; k++)
+            told = c->slots[k].job == j;
+        if (told)
             continue;
         struct core_progress *p = &entries[count++];
-        *p = (struct core_progress){.serial = j->serial, .completion_tokens = j->completion.count};
-        if (now_ns - j->checkpoint_ns < checkpoint_every_ns || bytes >= CHECKPOINT_BYTES ||
-            j->completion.count < j->checkpoint_tokens + CHECKPOINT_TOKENS)
+        uint64_t tokens = job_completion_tokens(j);
+        *p = (struct core_progress){.serial = j->serial, .completion_tokens = tokens};
+        if (!job_has_checkpoints(j) || now_ns - j->checkpoint_ns < checkpoint_every_ns ||
+            bytes >= CHECKPOINT_BYTES || tokens < j->checkpoint_tokens + CHECKPOINT_TOKENS)
             continue;
         if (job_encode_checkpoint(c->context, j, &p->checkpoint, NULL) != ERR_OK) {
             buf_free(&p->checkpoint);
@@ -307,7 +403,7 @@ size_t core_progress(struct core *c, uint64_t now_ns, struct core_progress *entr
         }
         bytes += p->checkpoint.len;
         j->checkpoint_ns = now_ns;
-        j->checkpoint_tokens = j->completion.count;
+        j->checkpoint_tokens = tokens;
     }
     return count;
 }

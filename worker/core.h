@@ -1,12 +1,14 @@
 /* What the engine's thread does between two steps, without the thread: admits jobs, turns tokens
  * into text, finds stop strings, makes results and checkpoints, hands jobs back.
  *
- *     WAITING --room in the engine--> RUNNING --stop, length--> result
+ *     WAITING --room in the engine--> RUNNING --all choices stop, length--> result
  *        \--cancel--> gone               \--cancel--> gone
  *         \--hand back--> NACK            \--hand back, device lost--> NACK with a checkpoint
  *
- * WAITING: in arrival order, not in the engine. RUNNING: in a slot, live in the engine under the
- * slot's id. One thread; time comes as an argument. */
+ * A job has 1 or more choices (OpenAI's n): each takes a slot of its own and is live in the engine
+ * under the slot's id; the engine's prefix cache lets them share the prompt's pages. WAITING: in
+ * arrival order, no choice started. RUNNING: some are started; the first job in line is RUNNING
+ * while choices of it still wait for slots. One thread; time comes as an argument. */
 #ifndef OCTO_WORKER_CORE_H
 #define OCTO_WORKER_CORE_H
 
@@ -35,8 +37,8 @@ struct core_progress {
 
 struct core_stats {
     double prefill_tokens_per_s, decode_tokens_per_s; /* of GPU time, smoothed; 0: none yet */
-    uint64_t tokens; /* computed since start, prompts and completions */
-    uint32_t running, waiting;
+    uint64_t tokens;           /* computed since start, prompts and completions */
+    uint32_t running, waiting; /* choices in the engine; jobs with choices to start */
 };
 
 /* port, context and events outlive the core; its engine's max_seqs is how many run at a time. */

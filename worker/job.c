@@ -1,5 +1,5 @@
 /* Grants to jobs, jobs to results; see job.h. */
-#include "worker/job.h"
+#include "worker/job_impl.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,18 +9,6 @@
 #include "proto/codec.h"
 
 enum { JOB_ARENA_BYTES = 64 << 20 };
-
-static enum err refuse(struct job_refusal *r, const char *code, const char *param)
-{
-    r->type = "invalid_request_error";
-    r->code = code;
-    r->param = param;
-    return ERR_USAGE;
-}
-
-/* The rest of a refusal whose why is filled. */
-#define REFUSE(r, code, param, ...)                                                                \
-    (err_set(why, ERR_USAGE, __VA_ARGS__) == ERR_OK ? ERR_OK : refuse(r, code, param))
 
 static enum err render_chat(const struct job_context *c, const struct rec_REQUEST *q,
                             struct arena *arena, struct job *j, struct job_refusal *r,
@@ -39,7 +27,7 @@ static enum err render_chat(const struct job_context *c, const struct rec_REQUES
     if (e == ERR_OK)
         e = chat_prompt_encode(&prompt, c->tokenizer, true, &j->prompt, why);
     chat_prompt_free(&prompt);
-    return e == ERR_OK || e == ERR_NOMEM ? e : refuse(r, "invalid_messages", "messages");
+    return e == ERR_OK || e == ERR_NOMEM ? e : job_refuse(r, "invalid_messages", "messages");
 }
 
 static enum err take_ids(const struct job_context *c, const struct rec_REQUEST *q, struct job *j,
@@ -72,7 +60,7 @@ static enum err take_prompt(const struct job_context *c, const struct rec_REQUES
         struct tokenizer_encode_options o = {.add_bos = true, .parse_special = true};
         e = tokenizer_encode(c->tokenizer, q->prompt, o, &j->prompt, why);
         if (e != ERR_OK && e != ERR_NOMEM)
-            e = refuse(r, "invalid_prompt", "prompt");
+            e = job_refuse(r, "invalid_prompt", "prompt");
     }
     if (e != ERR_OK)
         return e;
@@ -117,43 +105,19 @@ static enum err take_stops(const struct job_context *c, const struct rec_REQUEST
         e = add_stop_token(j, q->stop_token_ids.items[i], vocab, r, why);
     if (e != ERR_OK)
         return e;
+    j->choices = calloc(j->n, sizeof *j->choices);
     struct str *stops = arena_alloc(arena, q->stop.count, sizeof *stops);
-    if (stops == NULL)
+    if (stops == NULL || j->choices == NULL)
         return err_set(why, ERR_NOMEM, "stop strings: out of memory");
     for (size_t i = 0; i < q->stop.count; i++) {
         stops[i] = q->stop.items[i].text;
         if (stops[i].len == 0)
             return REFUSE(r, "invalid_value", "stop", "stop string %zu is empty", i + 1);
     }
-    if (text_stream_create(c->tokenizer, stops, q->stop.count, &j->text) != ERR_OK)
-        return err_set(why, ERR_NOMEM, "stop strings: out of memory");
-    return ERR_OK;
-}
-
-static enum err take_sampling(const struct job_context *c, const struct rec_REQUEST *q,
-                              struct job *j, struct job_refusal *r, struct err_msg *why)
-{
-    if (q->max_tokens == 0)
-        return REFUSE(r, "invalid_value", "max_tokens", "max_tokens is 0, expected 1 or more");
-    if (q->min_tokens > q->max_tokens)
-        return REFUSE(r, "invalid_value", "min_tokens",
-                      "min_tokens is %llu, more than max_tokens, %llu",
-                      (unsigned long long)q->min_tokens, (unsigned long long)q->max_tokens);
-    if (!(q->temperature >= 0 && q->temperature <= 100))
-        return REFUSE(r, "invalid_value", "temperature", "temperature is %g, expected 0 to 100",
-                      q->temperature);
-    if (!(q->top_p > 0 && q->top_p <= 1))
-        return REFUSE(r, "invalid_value", "top_p", "top_p is %g, expected more than 0, at most 1",
-                      q->top_p);
-    if (!(q->min_p >= 0 && q->min_p <= 1))
-        return REFUSE(r, "invalid_value", "min_p", "min_p is %g, expected 0 to 1", q->min_p);
-    j->max_tokens = (uint32_t)min_u64(q->max_tokens, c->max_ctx - j->prompt.count);
-    j->min_tokens = (uint32_t)min_u64(q->min_tokens, j->max_tokens);
-    j->temperature = (float)q->temperature;
-    j->top_p = (float)q->top_p;
-    j->min_p = (float)q->min_p;
-    j->top_k = (uint32_t)min_u64(q->top_k, tokenizer_vocab_size(c->tokenizer));
-    j->seed = q->seed;
+    for (uint32_t i = 0; i < j->n; i++) {
+        if (text_stream_create(c->tokenizer, stops, q->stop.count, &j->choices[i].text) != ERR_OK)
+            return err_set(why, ERR_NOMEM, "stop strings: out of memory");
+    }
     return ERR_OK;
 }
 
@@ -180,17 +144,18 @@ static enum err take_checkpoint(const struct job_context *c, struct str bytes, s
                                 struct job *j, struct err_msg *why)
 {
     struct rec_CHECKPOINT p = {0};
-    if (bytes.len == 0 ||
+    struct job_choice *choice = &j->choices[0];
+    if (bytes.len == 0 || !job_has_checkpoints(j) ||
         proto_decode_checkpoint(bytes.data, bytes.len, arena, &p, NULL) != ERR_OK ||
         !checkpoint_fits(c, j, &p))
         return ERR_OK;
     for (size_t i = 0; i < p.completion_ids.count && !j->stopped; i++) {
         uint32_t id = (uint32_t)p.completion_ids.items[i];
-        if (tokens_append(&j->completion, &id, 1) != ERR_OK ||
-            text_stream_push(j->text, id, i + 1 >= j->min_tokens, &j->stopped) != ERR_OK)
+        if (tokens_append(&choice->completion, &id, 1) != ERR_OK ||
+            text_stream_push(choice->text, id, i + 1 >= j->min_tokens, &j->stopped) != ERR_OK)
             return err_set(why, ERR_NOMEM, "checkpoint: out of memory");
     }
-    j->checkpoint_tokens = j->completion.count;
+    j->checkpoint_tokens = choice->completion.count;
     return ERR_OK;
 }
 
@@ -200,12 +165,12 @@ static enum err fill(const struct job_context *c, const struct rec_GRANT_JOB *gr
     struct rec_REQUEST q = {0};
     enum err e = proto_decode_request(grant->body.data, grant->body.len, arena, &q, why);
     if (e != ERR_OK)
-        return e == ERR_NOMEM ? e : refuse(r, "unreadable_request", "");
+        return e == ERR_NOMEM ? e : job_refuse(r, "unreadable_request", "");
     r->chat = j->chat = q.chat;
     r->seed = q.seed;
     e = take_prompt(c, &q, arena, j, r, why);
     if (e == ERR_OK)
-        e = take_sampling(c, &q, j, r, why);
+        e = job_take_sampling(c, &q, j, r, why);
     if (e == ERR_OK)
         e = take_stops(c, &q, arena, j, r, why);
     if (e == ERR_OK)
@@ -241,83 +206,15 @@ void job_destroy(struct job **j)
 {
     if (j == NULL || *j == NULL)
         return;
+    for (uint32_t i = 0; (*j)->choices != NULL && i < (*j)->n; i++) {
+        tokens_free(&(*j)->choices[i].completion);
+        text_stream_destroy(&(*j)->choices[i].text);
+        buf_free(&(*j)->choices[i].logprobs);
+    }
+    free((*j)->choices);
     tokens_free(&(*j)->prompt);
-    tokens_free(&(*j)->completion);
-    text_stream_destroy(&(*j)->text);
+    free((*j)->bias);
+    tokens_free(&(*j)->bad_ids);
     free(*j);
     *j = NULL;
-}
-
-static struct rec_OUTPUT provenance(const struct job_context *c)
-{
-    return (struct rec_OUTPUT){
-        .model_name = str_of(c->model_name),
-        .model_hash = str_of(c->model_hash),
-        .quantization = str_of(c->quantization),
-        .numeric_class = str_of(c->numeric_class),
-        .device = str_of(c->device),
-        .driver = str_of(c->driver),
-        .build = str_of(c->build),
-        .worker = str_of(c->worker),
-    };
-}
-
-enum err job_encode_output(const struct job_context *c, const struct job *j,
-                           const char *finish_reason, uint64_t finished_ms, struct buf *out,
-                           struct err_msg *why)
-{
-    struct rec_OUTPUT o = provenance(c);
-    o.status_code = 200;
-    o.chat = j->chat;
-    o.text = text_stream_text(j->text);
-    o.finish_reason = str_of(finish_reason);
-    o.prompt_tokens = j->prompt.count;
-    o.completion_tokens = j->completion.count;
-    o.cached_tokens = j->cached_tokens;
-    o.seed = j->seed;
-    o.started_ms = j->started_ms;
-    o.finished_ms = finished_ms;
-    enum err e = proto_encode_output(&o, out, why);
-    if (e == ERR_OK && out->len > PROTO_MAX_BODY_BYTES)
-        e = err_set(why, ERR_RANGE, "result of %zu bytes, at most %d can be sent", out->len,
-                    PROTO_MAX_BODY_BYTES);
-    return e;
-}
-
-enum err job_encode_refusal(const struct job_context *c, const struct job_refusal *r,
-                            const char *message, uint64_t now_ms, struct buf *out,
-                            struct err_msg *why)
-{
-    struct rec_OUTPUT o = provenance(c);
-    o.status_code = 400;
-    o.error_message = str_of(message);
-    o.error_type = str_of(r->type);
-    o.error_code = str_of(r->code);
-    o.error_param = str_of(r->param);
-    o.chat = r->chat;
-    o.seed = r->seed;
-    o.started_ms = now_ms;
-    o.finished_ms = now_ms;
-    return proto_encode_output(&o, out, why);
-}
-
-enum err job_encode_checkpoint(const struct job_context *c, const struct job *j, struct buf *out,
-                               struct err_msg *why)
-{
-    size_t count = j->completion.count;
-    uint64_t *ids = calloc(count + 1, sizeof *ids);
-    if (ids == NULL)
-        return err_set(why, ERR_NOMEM, "checkpoint: out of memory");
-    for (size_t i = 0; i < count; i++)
-        ids[i] = j->completion.ids[i];
-    struct rec_CHECKPOINT p = {
-        .numeric_class = str_of(c->numeric_class),
-        .model_hash = str_of(c->model_hash),
-        .completion_ids = {ids, count},
-    };
-    enum err e = proto_encode_checkpoint(&p, out, why);
-    if (e == ERR_OK && out->len > PROTO_MAX_CHECKPOINT_BYTES)
-        e = err_set(why, ERR_RANGE, "checkpoint of %zu tokens is too large to send", count);
-    free(ids);
-    return e;
 }

@@ -14,6 +14,7 @@
 
 #include "base/buf.h"
 #include "base/err.h"
+#include "engine/engine.h"
 #include "model/chat.h"
 #include "model/text_stream.h"
 #include "model/tokenizer.h"
@@ -31,23 +32,46 @@ struct job_context {
     const char *numeric_class, *device, *driver, *build, *worker;
 };
 
+/* Log-probability of a token, or of one of the likeliest beside it. */
+struct job_logprob {
+    uint32_t id;
+    float logprob;
+};
+
+/* One of the n completions of a job. */
+struct job_choice {
+    struct tokens completion;  /* so far; from a checkpoint at first */
+    struct text_stream *text;  /* what the completion says */
+    struct buf logprobs;       /* struct job_logprob: 1 + top_logprobs a token */
+    const char *finish_reason; /* "stop", "length"; NULL: not finished */
+};
+
 struct job {
     uint64_t serial; /* the worker's own number of the lease */
     bool chat;
     struct tokens prompt;
-    struct tokens completion; /* so far; from a checkpoint at first */
-    uint32_t max_tokens;      /* 1 .. what the context leaves */
+    uint32_t n; /* choices, 1 .. PROTO_MAX_CHOICES */
+    struct job_choice *choices;
+    uint32_t max_tokens; /* 1 .. what the context leaves */
     uint32_t min_tokens;
     uint32_t stop_tokens[JOB_MAX_STOP_TOKENS];
     size_t stop_tokens_count;
     float temperature, top_p, min_p;
     uint32_t top_k;
     uint64_t seed;
-    struct text_stream *text; /* what the completion says */
-    bool stopped;             /* a checkpoint that holds its stop string already */
+    float repetition_penalty, frequency_penalty, presence_penalty;
+    struct engine_bias *bias;
+    size_t bias_count;
+    struct tokens bad_ids; /* one sequence after the other */
+    uint32_t bad_lengths[ENGINE_MAX_BAD_WORDS];
+    size_t bad_count;
+    bool logprobs;
+    uint32_t top_logprobs;
+    bool stopped; /* a checkpoint that holds its stop string already */
 
     /* The core's. */
     struct job *next;
+    uint32_t started, finished; /* choices; those that run: started - finished */
     uint32_t cached_tokens;
     uint64_t started_ms;
     uint64_t checkpoint_ns;
@@ -68,10 +92,22 @@ enum err job_create(const struct job_context *c, const struct rec_GRANT_JOB *gra
                     struct err_msg *why) MUST_CHECK;
 void job_destroy(struct job **j);
 
-/* Bodies of results: REC_OUTPUT. finish_reason: "stop" or "length". */
-enum err job_encode_output(const struct job_context *c, const struct job *j,
-                           const char *finish_reason, uint64_t finished_ms, struct buf *out,
-                           struct err_msg *why) MUST_CHECK;
+/* Of all choices, so far. */
+uint64_t job_completion_tokens(const struct job *j);
+/* A checkpoint holds the ids of one completion: a job with several choices, or with logprobs, which
+ * are lost with the worker, has none and starts over elsewhere. */
+static inline bool job_has_checkpoints(const struct job *j)
+{
+    return j->n == 1 && !j->logprobs;
+}
+
+/* Penalties, bias, bad words, logprobs and n of a request: part of job_create(). */
+enum err job_take_sampling(const struct job_context *c, const struct rec_REQUEST *q, struct job *j,
+                           struct job_refusal *r, struct err_msg *why) MUST_CHECK;
+
+/* Bodies of results: REC_OUTPUT. Every choice is finished. */
+enum err job_encode_output(const struct job_context *c, const struct job *j, uint64_t finished_ms,
+                           struct buf *out, struct err_msg *why) MUST_CHECK;
 enum err job_encode_refusal(const struct job_context *c, const struct job_refusal *r,
                             const char *message, uint64_t now_ms, struct buf *out,
                             struct err_msg *why) MUST_CHECK;

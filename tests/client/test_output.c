@@ -11,12 +11,17 @@
 /* The ids of (batch "b", line 7) as the test computes them itself. */
 static char id[33];
 
+static struct rec_CHOICE choices[2];
+
 static struct rec_OUTPUT answer(void)
 {
+    choices[0] = (struct rec_CHOICE){.text = STR_LIT("Grüße \"x\"\\\n\t\x01\x7f\0😀"),
+                                     .finish_reason = STR_LIT("stop"),
+                                     .completion_tokens = 3};
+    choices[1] = (struct rec_CHOICE){.text = STR_LIT("other"), .finish_reason = STR_LIT("length")};
     return (struct rec_OUTPUT){.status_code = 200,
                                .chat = true,
-                               .text = STR_LIT("Grüße \"x\"\\\n\t\x01\x7f\0😀"),
-                               .finish_reason = STR_LIT("stop"),
+                               .choices = {choices, 1},
                                .prompt_tokens = 12,
                                .completion_tokens = 3,
                                .cached_tokens = 4,
@@ -105,8 +110,8 @@ static void test_completion(void)
     struct output_summary s;
     struct rec_OUTPUT r = answer();
     r.chat = false;
-    r.text = STR_LIT("");
-    r.finish_reason = STR_LIT("length");
+    choices[0].text = STR_LIT("");
+    choices[0].finish_reason = STR_LIT("length");
     const char *line = line_of(fetched, &r, &s);
     char want[500];
     snprintf(
@@ -116,6 +121,56 @@ static void test_completion(void)
         "\"logprobs\":null}]",
         id);
     CHECK_HAS(line, want);
+}
+
+static void test_choices(void)
+{
+    struct output_summary s;
+    struct rec_OUTPUT r = answer();
+    choices[0].text = STR_LIT("one");
+    r.choices.count = 2;
+    CHECK_HAS(
+        line_of(fetched, &r, &s),
+        "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"one\"},"
+        "\"finish_reason\":\"stop\",\"logprobs\":null},{\"index\":1,\"message\":{\"role\":"
+        "\"assistant\",\"content\":\"other\"},\"finish_reason\":\"length\",\"logprobs\":null}]");
+    CHECK_INT(s.completion_tokens, 3);
+    r.choices.count = 0; /* no worker says that */
+    CHECK_HAS(line_of(fetched, &r, &s), "unreadable_result");
+}
+
+static void test_logprobs(void)
+{
+    struct output_summary s;
+    struct rec_OUTPUT r = answer();
+    struct rec_LOGPROB entries[6] = {{STR_LIT("é"), -0.25, 0},     {STR_LIT("é"), -0.25, 0},
+                                     {STR_LIT("\xe2\x82"), -2, 0}, {STR_LIT("\xac\""), -9999, 1},
+                                     {STR_LIT("a"), -0.5, 0},      {STR_LIT("a"), -0.75, 0}};
+    choices[0].logprobs.items = entries;
+    choices[0].logprobs.count = 6;
+    choices[0].top_logprobs = 2;
+    CHECK_HAS(
+        line_of(fetched, &r, &s),
+        "\"logprobs\":{\"content\":[{\"token\":\"é\",\"logprob\":-0.2500000,\"bytes\":[195,169],"
+        "\"top_logprobs\":[{\"token\":\"é\",\"logprob\":-0.2500000,\"bytes\":[195,169]},"
+        "{\"token\":\"��\",\"logprob\":-2.0000000,\"bytes\":[226,130]}]},"
+        "{\"token\":\"�\\\"\",\"logprob\":-9999.0000000,\"bytes\":[172,34],\"top_logprobs\":["
+        "{\"token\":\"a\",\"logprob\":-0.5000000,\"bytes\":[97]},"
+        "{\"token\":\"a\",\"logprob\":-0.7500000,\"bytes\":[97]}]}],\"refusal\":null}}]");
+    r.chat = false;
+    CHECK_HAS(
+        line_of(fetched, &r, &s),
+        "\"logprobs\":{\"tokens\":[\"é\",\"bytes:\\\\xac\\\\x22\"],\"token_logprobs\":["
+        "-0.2500000,-9999.0000000],\"top_logprobs\":[{\"é\":-0.2500000,\"bytes:\\\\xe2\\\\x82\":"
+        "-2.0000000},{\"a\":-0.5000000}],\"text_offset\":[0,1]}}]");
+    choices[0].top_logprobs = 0;
+    choices[0].logprobs.count = 1;
+    CHECK_HAS(line_of(fetched, &r, &s),
+              "\"logprobs\":{\"tokens\":[\"é\"],\"token_logprobs\":[-0.2500000],"
+              "\"top_logprobs\":null,\"text_offset\":[0]}}]");
+    choices[0].logprobs.count = 5; /* not a whole number of tokens */
+    choices[0].top_logprobs = 1;
+    CHECK_HAS(line_of(fetched, &r, &s), "unreadable_result");
 }
 
 static void test_refusal(void)
@@ -198,6 +253,8 @@ int main(void)
     hash128_hex("b\n7", 3, id);
     test_chat();
     test_completion();
+    test_choices();
+    test_logprobs();
     test_refusal();
     test_cancelled();
     test_unreadable();

@@ -153,7 +153,10 @@ static const struct refused refused[] = {
 
     {"unknown field", P "\"temprature\": 0}", "unknown_field", "temprature", "temprature"},
     {"unknown null", P "\"temprature\": null}", "unknown_field", "temprature", ""},
-    {"n 2", P "\"n\": 2}", "unsupported_field", "n", "\"n\""},
+    {"n 0", P "\"n\": 0}", "invalid_value", "n", "n is 0, expected a whole number from 1 to 128"},
+    {"n 129", P "\"n\": 129}", "invalid_value", "n", "129"},
+    {"n 1.5", P "\"n\": 1.5}", "invalid_type", "n", "1.5"},
+    {"n text", P "\"n\": \"2\"}", "invalid_type", "n", "a string"},
     {"best_of 2", P "\"best_of\": 2}", "unsupported_field", "best_of", ""},
     {"tools", P "\"tools\": [{\"type\": \"function\"}]}", "unsupported_field", "tools", ""},
     {"tool_choice", P "\"tool_choice\": \"required\"}", "unsupported_field", "tool_choice", ""},
@@ -162,20 +165,50 @@ static const struct refused refused[] = {
      "response_format", ""},
     {"response_format text", P "\"response_format\": \"text\"}", "unsupported_field",
      "response_format", ""},
-    {"logit_bias", P "\"logit_bias\": {\"5\": 1}}", "unsupported_field", "logit_bias", ""},
-    {"logprobs true", P "\"logprobs\": true}", "unsupported_field", "logprobs", ""},
-    {"logprobs 0", P "\"logprobs\": 0}", "unsupported_field", "logprobs", ""},
-    {"top_logprobs", P "\"top_logprobs\": 2}", "unsupported_field", "top_logprobs", ""},
+    {"logit_bias list", P "\"logit_bias\": [1]}", "invalid_type", "logit_bias", "a list"},
+    {"logit_bias key", P "\"logit_bias\": {\"the\": 1}}", "invalid_value", "logit_bias", "\"the\""},
+    {"logit_bias 05", P "\"logit_bias\": {\"05\": 1}}", "invalid_value", "logit_bias", "\"05\""},
+    {"logit_bias -5", P "\"logit_bias\": {\"-5\": 1}}", "invalid_value", "logit_bias", "\"-5\""},
+    {"logit_bias empty", P "\"logit_bias\": {\"\": 1}}", "invalid_value", "logit_bias", "\"\""},
+    {"logit_bias 2^32", P "\"logit_bias\": {\"4294967296\": 1}}", "invalid_value", "logit_bias",
+     ""},
+    {"logit_bias 101", P "\"logit_bias\": {\"5\": 101}}", "invalid_value", "logit_bias",
+     "out of range"},
+    {"logit_bias text", P "\"logit_bias\": {\"5\": \"1\"}}", "invalid_value", "logit_bias",
+     "a string"},
+    {"logprobs true", P "\"logprobs\": true}", "invalid_type", "logprobs", "0 to 5"},
+    {"logprobs 6", P "\"logprobs\": 6}", "invalid_value", "logprobs", "logprobs is 6"},
+    {"logprobs -1", P "\"logprobs\": -1}", "invalid_value", "logprobs", "-1"},
+    {"logprobs 1.5", P "\"logprobs\": 1.5}", "invalid_type", "logprobs", ""},
+    {"top_logprobs", P "\"top_logprobs\": 2}", "invalid_value", "top_logprobs", "chats"},
+    {"both logprobs", P "\"logprobs\": 2, \"top_logprobs\": 2}", "invalid_value", "top_logprobs",
+     "chats"},
+#define M "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], "
+    {"chat logprobs 2", M "\"logprobs\": 2}", "invalid_type", "logprobs", "true or false"},
+    {"chat top alone", M "\"top_logprobs\": 2}", "invalid_value", "top_logprobs", "needs logprobs"},
+    {"chat top false", M "\"logprobs\": false, \"top_logprobs\": 2}", "invalid_value",
+     "top_logprobs", "needs logprobs"},
+    {"chat top 21", M "\"logprobs\": true, \"top_logprobs\": 21}", "invalid_value", "top_logprobs",
+     "0 to 20"},
+    {"chat top -1", M "\"logprobs\": true, \"top_logprobs\": -1}", "invalid_value", "top_logprobs",
+     ""},
     {"echo", P "\"echo\": true}", "unsupported_field", "echo", ""},
     {"suffix", P "\"suffix\": \"z\"}", "unsupported_field", "suffix", ""},
     {"stream", P "\"stream\": true}", "unsupported_field", "stream", ""},
-    {"presence_penalty", P "\"presence_penalty\": 0.5}", "unsupported_field", "presence_penalty",
-     ""},
-    {"frequency_penalty", P "\"frequency_penalty\": -1}", "unsupported_field", "frequency_penalty",
-     ""},
-    {"repetition_penalty", P "\"repetition_penalty\": 1.1}", "unsupported_field",
-     "repetition_penalty", ""},
-    {"bad_words", P "\"bad_words\": [\"x\"]}", "unsupported_field", "bad_words", ""},
+    {"presence_penalty", P "\"presence_penalty\": 2.5}", "invalid_value", "presence_penalty",
+     "-2 to 2"},
+    {"presence text", P "\"presence_penalty\": \"1\"}", "invalid_type", "presence_penalty", ""},
+    {"frequency_penalty", P "\"frequency_penalty\": -2.1}", "invalid_value", "frequency_penalty",
+     "-2 to 2"},
+    {"repetition_penalty", P "\"repetition_penalty\": 0}", "invalid_value", "repetition_penalty",
+     "0.01 to 100"},
+    {"repetition -1", P "\"repetition_penalty\": -1}", "invalid_value", "repetition_penalty", ""},
+    {"repetition 101", P "\"repetition_penalty\": 101}", "invalid_value", "repetition_penalty", ""},
+    {"repeat_penalty", P "\"repeat_penalty\": 1.1}", "unsupported_field", "repeat_penalty", ""},
+    {"bad_words text", P "\"bad_words\": \"x\"}", "invalid_type", "bad_words", "a list"},
+    {"bad_words number", P "\"bad_words\": [5]}", "invalid_type", "bad_words", "a number"},
+    {"bad_words empty", P "\"bad_words\": [\"x\", \"\"]}", "invalid_value", "bad_words",
+     "string 2"},
     {"guided_json", P "\"guided_json\": {}}", "unsupported_field", "guided_json", ""},
 
     {"custom_id number", P "\"custom_id\": 5}", "invalid_type", "custom_id", "a number"},
@@ -315,6 +348,43 @@ static void test_values(void)
     request_free(&r);
 }
 
+static void test_sampling_fields(void)
+{
+    static const char line[] =
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], \"n\": 128, "
+        "\"presence_penalty\": "
+        "-2, \"frequency_penalty\": 2, \"repetition_penalty\": 1.5, \"logit_bias\": {\"0\": -100, "
+        "\"4294967295\": 100, \"17\": 0.5}, \"bad_words\": [\"x\", \" y\"], \"logprobs\": true, "
+        "\"top_logprobs\": 20}";
+    struct request r;
+    parse(line, sizeof line - 1, &r);
+    const struct rec_REQUEST *q = &r.request;
+    CHECK(!r.refused && q->n == 128 && q->presence_penalty == -2 && q->frequency_penalty == 2 &&
+          q->repetition_penalty == 1.5 && q->logprobs && q->top_logprobs == 20);
+    CHECK_INT(q->logit_bias.count, 3);
+    for (size_t i = 0; i < q->logit_bias.count; i++) {
+        const struct rec_BIAS *b = &q->logit_bias.items[i];
+        CHECK(b->bias == (b->id == 0 ? -100 : b->id == UINT32_MAX ? 100 : 0.5));
+    }
+    CHECK(q->bad_words.count == 2 && str_eq(q->bad_words.items[1].text, STR_LIT(" y")));
+    check_encodes("sampling fields", &r);
+    request_free(&r);
+    for (uint64_t top = 0; top <= 5; top++) {
+        char text[80];
+        int len =
+            snprintf(text, sizeof text, "{\"prompt\": \"a\", \"logprobs\": %u}", (unsigned)top);
+        parse(text, (size_t)len, &r);
+        CHECK(!r.refused && r.request.logprobs && r.request.top_logprobs == top);
+        request_free(&r);
+    }
+    static const char off[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}], "
+                              "\"logprobs\": false, \"top_logprobs\": 0}";
+    parse(off, sizeof off - 1, &r);
+    CHECK(!r.refused && !r.request.logprobs && r.request.n == 1 &&
+          r.request.repetition_penalty == 1);
+    request_free(&r);
+}
+
 static void test_seed(void)
 {
     static const char a[] = "{\"prompt\": \"x\", \"custom_id\": \"a\"}";
@@ -428,6 +498,7 @@ int main(void)
     test_refused();
     test_neutral();
     test_values();
+    test_sampling_fields();
     test_seed();
     test_large();
     test_mutations();

@@ -157,7 +157,7 @@ static void test_hostile_counts(void)
     expect_bad("\x93\x01\x02\x03", 4, "a list; expected a msgpack map");
     expect_bad("hello", 5, "starts with byte 0x68");
     expect_bad("\x81\xa1v\xc1", 4, "0xc1 is no msgpack value");
-    expect_bad("\x81\xa1x\x91\x91\x91\x91\x91\x01", 9, "byte 6 (key \"x\"): nested too deep");
+    expect_bad("\x81\xa1x\x91\x91\x91\x91\x91\x91\x01", 10, "byte 7 (key \"x\"): nested too deep");
     expect_bad("\x81\xa1x\xd4\x01\x02", 6, "extension type");
     expect_bad("\x81\xa1x\xc7\x01\x02\x00", 7, "extension type");
     expect_bad("\x81\x01\x02", 3, "byte 1: a map key that is no text");

@@ -5,6 +5,7 @@
 #define OCTO_TESTS_FAKE_ENGINE_H
 
 #include "base/buf.h"
+#include "base/size.h"
 #include "check.h"
 #include "proto/codec.h"
 #include "worker/port.h"
@@ -18,6 +19,9 @@ struct fake_sequence {
     uint32_t max_tokens, min_tokens;
     uint32_t stops[FAKE_MAX_STOPS];
     size_t stops_count;
+    uint32_t choice;
+    bool logprobs;
+    uint32_t top_logprobs;
 };
 
 struct fake_engine {
@@ -30,7 +34,10 @@ struct fake_engine {
     unsigned steps, adds, removes, most_live;
     unsigned misuses; /* calls that no caller may make: the test checks that there are none */
     bool closed;
+    uint32_t refuse_choice; /* ERR_RANGE for this choice; 0: none */
+    unsigned choices_added[8];
     struct fake_sequence seqs[FAKE_MAX_SEQS];
+    struct engine_logprobs logprobs; /* of every token */
     struct engine_event events[FAKE_MAX_SEQS];
 };
 
@@ -52,6 +59,9 @@ static inline enum err fake_add(void *impl, const struct engine_request *r, stru
     }
     if (slot == NULL)
         return err_set(why, ERR_FULL, "fake: full");
+    if (f->refuse_choice != 0 && r->choice == f->refuse_choice)
+        return err_set(why, ERR_RANGE, "fake: refused");
+    f->choices_added[r->choice % 8]++;
     if (live > f->most_live)
         f->most_live = live;
     *slot = (struct fake_sequence){.live = true,
@@ -60,7 +70,10 @@ static inline enum err fake_add(void *impl, const struct engine_request *r, stru
                                    .count = r->completion_count,
                                    .max_tokens = r->max_tokens,
                                    .min_tokens = r->min_tokens,
-                                   .stops_count = r->stop_tokens_count};
+                                   .stops_count = r->stop_tokens_count,
+                                   .choice = r->choice,
+                                   .logprobs = r->logprobs,
+                                   .top_logprobs = r->top_logprobs};
     memcpy(slot->stops, r->stop_tokens, r->stop_tokens_count * sizeof *r->stop_tokens);
     f->adds++;
     return ERR_OK;
@@ -90,11 +103,14 @@ static inline enum err fake_step(void *impl, const struct engine_event **ret_eve
         struct fake_sequence *s = &f->seqs[i];
         if (!s->live)
             continue;
-        size_t at = s->count < f->script_count ? s->count : f->script_count - 1;
+        /* choice i begins i tokens later */
+        size_t at = min_u64(s->count + s->choice, f->script_count - 1);
         struct engine_event ev = {.id = s->id,
                                   .token = f->script[at],
                                   .prompt_count = (uint32_t)s->prompt_count,
-                                  .cached_count = 3};
+                                  .cached_count = s->choice == 0 ? 3 : 9,
+                                  .logprobs = s->logprobs ? &f->logprobs : NULL,
+                                  .top_count = s->top_logprobs};
         s->count++;
         for (size_t k = 0; k < s->stops_count; k++) {
             if (s->stops[k] == ev.token && s->count > s->min_tokens)

@@ -153,6 +153,21 @@ static void test_refusals(void)
     REFUSED((q.stop.items = &empty_stop, q.stop.count = 1), "invalid_value", "stop", "empty");
     REFUSED((q.stop_token_ids.items = big, q.stop_token_ids.count = 1), "invalid_value",
             "stop_token_ids", "4096");
+    struct rec_BIAS bias[2] = {{4096, 1}, {5, 101}};
+    struct rec_TEXT bad[130] = {{STR_LIT(" \n ")}};
+    REFUSED(q.repetition_penalty = -1, "invalid_value", "repetition_penalty", "-1");
+    REFUSED(q.repetition_penalty = 0.001, "invalid_value", "repetition_penalty", "0.001");
+    REFUSED(q.repetition_penalty = 101, "invalid_value", "repetition_penalty", "101");
+    REFUSED(q.frequency_penalty = 2.5, "invalid_value", "frequency_penalty", "2.5");
+    REFUSED(q.presence_penalty = -2.5, "invalid_value", "presence_penalty", "-2.5");
+    REFUSED((q.logit_bias.items = bias, q.logit_bias.count = 1), "invalid_value", "logit_bias",
+            "4096");
+    REFUSED((q.logit_bias.items = bias + 1, q.logit_bias.count = 1), "invalid_value", "logit_bias",
+            "101");
+    REFUSED((q.bad_words.items = bad, q.bad_words.count = 1), "invalid_value", "bad_words",
+            "bad word 1 has no text");
+    REFUSED((q.n = 128, q.max_tokens = 2000, q.logprobs = true, q.top_logprobs = 20),
+            "result_too_large", "logprobs", "128 choices");
 #undef REFUSED
     /* A model without a template we know still runs plain prompts. */
     const struct chat_template *chat = kit.context.chat;
@@ -202,6 +217,50 @@ static void test_stop_tokens(void)
     job_destroy(&j);
 }
 
+static void test_sampling_fields(void)
+{
+    struct job *j = NULL;
+    struct job_refusal refusal;
+    struct err_msg why;
+    struct rec_BIAS bias[2] = {{5, -100}, {4095, 0.5}};
+    struct rec_TEXT bad[2] = {{STR_LIT("  fox")}, {STR_LIT("\n")}};
+    struct rec_REQUEST q = kit_request("Hello");
+    CHECK_OK(kit_job(&kit, &q, (struct str){0}, 1, &j, &refusal, &why), why);
+    CHECK(j != NULL && j->n == 1 && j->repetition_penalty == 1 && !j->logprobs &&
+          j->bias_count == 0 && j->bad_count == 0 && job_has_checkpoints(j));
+    job_destroy(&j);
+    q.n = 3;
+    q.repetition_penalty = 1.25;
+    q.frequency_penalty = -2;
+    q.presence_penalty = 2;
+    q.logit_bias.items = bias;
+    q.logit_bias.count = 2;
+    q.bad_words.items = bad;
+    q.bad_words.count = 1;
+    q.logprobs = true;
+    q.top_logprobs = 20;
+    CHECK_OK(kit_job(&kit, &q, (struct str){0}, 1, &j, &refusal, &why), why);
+    if (!CHECK(j != NULL))
+        return;
+    CHECK(j->n == 3 && j->repetition_penalty == 1.25f && j->frequency_penalty == -2 &&
+          j->presence_penalty == 2 && j->logprobs && j->top_logprobs == 20);
+    CHECK(j->bias_count == 2 && j->bias[0].id == 5 && j->bias[0].bias == -100 &&
+          j->bias[1].bias == 0.5f);
+    /* At the beginning of a text, and behind a space. */
+    struct tokens want = {0};
+    struct tokenizer_encode_options plain = {0};
+    CHECK_OK(tokenizer_encode(kit.tokenizer, STR_LIT("fox"), plain, &want, &why), why);
+    size_t first = want.count;
+    CHECK(j->bad_count >= 1 && j->bad_lengths[0] == first);
+    CHECK_OK(tokenizer_encode(kit.tokenizer, STR_LIT(" fox"), plain, &want, &why), why);
+    bool second = want.count - first == first && want.ids[first] != want.ids[0];
+    CHECK_INT(j->bad_count, second ? 2 : 1);
+    CHECK(j->bad_ids.count == (second ? want.count : first) &&
+          memcmp(j->bad_ids.ids, want.ids, j->bad_ids.count * sizeof *want.ids) == 0);
+    tokens_free(&want);
+    job_destroy(&j);
+}
+
 /* Returns how many completion tokens the job begins with. */
 static size_t with_checkpoint(const char *numeric_class, const char *hash, uint64_t *ids,
                               size_t count)
@@ -215,7 +274,7 @@ static size_t with_checkpoint(const char *numeric_class, const char *hash, uint6
     q.max_tokens = 4;
     CHECK_OK(proto_encode_checkpoint(&p, &bytes, &why), why);
     CHECK_OK(kit_job(&kit, &q, (struct str){bytes.data, bytes.len}, 1, &j, &refusal, &why), why);
-    size_t got = j == NULL ? 99 : j->completion.count;
+    size_t got = j == NULL ? 99 : j->choices[0].completion.count;
     job_destroy(&j);
     buf_free(&bytes);
     return got;
@@ -237,15 +296,16 @@ static void test_checkpoint(void)
     struct err_msg why;
     struct rec_REQUEST q = kit_request("Hello");
     CHECK_OK(kit_job(&kit, &q, STR_LIT("not msgpack"), 1, &j, &refusal, &why), why);
-    CHECK(j != NULL && j->completion.count == 0);
+    CHECK(j != NULL && j->choices[0].completion.count == 0);
     /* What a job says of itself is accepted by the next worker. */
     struct buf bytes = {0};
     uint32_t done[2] = {300, 301};
-    CHECK_ERR(tokens_append(&j->completion, done, 2), ERR_OK);
+    CHECK_ERR(tokens_append(&j->choices[0].completion, done, 2), ERR_OK);
     CHECK_OK(job_encode_checkpoint(&kit.context, j, &bytes, &why), why);
     struct job *next = NULL;
     CHECK_OK(kit_job(&kit, &q, (struct str){bytes.data, bytes.len}, 1, &next, &refusal, &why), why);
-    CHECK(next != NULL && next->completion.count == 2 && next->completion.ids[1] == 301);
+    CHECK(next != NULL && next->choices[0].completion.count == 2 &&
+          next->choices[0].completion.ids[1] == 301);
     buf_free(&bytes);
     job_destroy(&j);
     job_destroy(&next);
@@ -276,6 +336,7 @@ int main(int argc, char **argv)
     test_refusals();
     test_garbage();
     test_stop_tokens();
+    test_sampling_fields();
     test_checkpoint();
     test_refusal_body();
     kit_close(&kit);

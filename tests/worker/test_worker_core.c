@@ -1,5 +1,7 @@
 /* The worker's core over a fake engine: texts, stop strings, min_tokens, checkpoints, cancel,
  * hand-back, device loss. Arguments: octo-tiny model, golden folder (unused). */
+#include <math.h>
+
 #include "base/clock.h"
 #include "fake_engine.h"
 #include "worker/core.h"
@@ -110,8 +112,12 @@ static void check_output(uint64_t serial, const char *text, const char *finish_r
         return;
     struct rec_OUTPUT o = kit_output(&kit, &outcomes[serial].body);
     CHECK_INT(o.status_code, 200);
-    CHECK(kit_is(o.text, text));
-    CHECK(kit_is(o.finish_reason, finish_reason));
+    if (!CHECK(o.choices.count == 1))
+        return;
+    CHECK(kit_is(o.choices.items[0].text, text));
+    CHECK(kit_is(o.choices.items[0].finish_reason, finish_reason));
+    CHECK_INT(o.choices.items[0].completion_tokens, completion_tokens);
+    CHECK_INT(o.choices.items[0].logprobs.count, 0);
     CHECK_INT(o.completion_tokens, completion_tokens);
     CHECK_INT(outcomes[serial].completion_tokens, completion_tokens);
     CHECK_INT(o.prompt_tokens, outcomes[serial].prompt_tokens);
@@ -164,8 +170,8 @@ static void test_length(void)
     q.max_tokens = cut;
     add(1, &q, (struct str){0});
     run_out();
-    struct rec_OUTPUT o = kit_output(&kit, &outcomes[1].body);
-    CHECK(o.text.len > 3 && memcmp(o.text.data + o.text.len - 3, "\xef\xbf\xbd", 3) == 0);
+    struct str got = kit_output(&kit, &outcomes[1].body).choices.items[0].text;
+    CHECK(got.len > 3 && memcmp(got.data + got.len - 3, "\xef\xbf\xbd", 3) == 0);
     close_core();
 }
 
@@ -260,7 +266,7 @@ static void test_continue(void)
     uint64_t whole = outcomes[1].completion_tokens;
     char text[128];
     struct rec_OUTPUT o = kit_output(&kit, &outcomes[1].body);
-    snprintf(text, sizeof text, "%.*s", STR_ARG(o.text));
+    snprintf(text, sizeof text, "%.*s", STR_ARG(o.choices.items[0].text));
     CHECK_HAS(text, "\xf0\x9f\x90\x99");
     close_core();
     for (uint64_t at = 1; at < whole; at++) {
@@ -348,6 +354,123 @@ static void test_progress(void)
     close_core();
 }
 
+/* ---- several choices ---- */
+
+/* The story's text from its n-th token on, and how many tokens that is with the end token. */
+static const char *story_from(size_t n, uint64_t *ret_tokens)
+{
+    size_t bytes = 0;
+    for (size_t i = 0; i < n; i++)
+        bytes += tokenizer_piece(kit.tokenizer, script.ids[i]).len;
+    *ret_tokens = script.count - n;
+    return story + bytes;
+}
+
+/* More choices than slots, behind and before other jobs. */
+static void test_choices(void)
+{
+    for (uint32_t slots = 1; slots < 8; slots++) {
+        open_core(slots);
+        struct rec_REQUEST q = kit_request("Tell me");
+        add(1, &q, (struct str){0});
+        q.n = 5;
+        add(2, &q, (struct str){0});
+        q.n = 0;
+        add(3, &q, (struct str){0});
+        run_out();
+        check_output(1, story, "stop", script.count);
+        check_output(3, story, "stop", script.count);
+        CHECK_INT(fake.adds, 7);
+        CHECK(fake.choices_added[0] == 3 && fake.choices_added[1] == 1 &&
+              fake.choices_added[4] == 1);
+        CHECK(fake.most_live <= slots);
+        struct rec_OUTPUT o = kit_output(&kit, &outcomes[2].body);
+        uint64_t sum = 0, tokens;
+        CHECK_INT(o.choices.count, 5);
+        for (size_t i = 0; i < o.choices.count; i++) {
+            CHECK(kit_is(o.choices.items[i].text, story_from(i, &tokens)));
+            CHECK_INT(o.choices.items[i].completion_tokens, tokens);
+            sum += tokens;
+        }
+        CHECK(o.completion_tokens == sum && outcomes[2].completion_tokens == sum);
+        CHECK_INT(o.cached_tokens, 3);
+        close_core();
+    }
+}
+
+/* Cancelled, handed back and refused with some choices started and others not. */
+static void test_choices_end(void)
+{
+    struct core_progress p[4];
+    struct rec_REQUEST q = kit_request("Tell me"), one = q;
+    q.n = 5;
+    q.ignore_eos = true;
+    for (int how = 0; how < 5; how++) {
+        open_core(3);
+        fake.refuse_choice = how == 4 ? 2 : 0;
+        add(1, &q, (struct str){0});
+        add(2, &one, (struct str){0});
+        CHECK_ERR(step(), ERR_OK);
+        CHECK_INT(core_stats(core).running, how == 4 ? 1 : 3);
+        if (how != 4) {
+            CHECK_INT(core_progress(core, now_ns + 100 * NS_PER_S, p, 4), 1);
+            CHECK(p[0].serial == 1 && p[0].completion_tokens == 3 && p[0].checkpoint.len == 0);
+        }
+        if (how == 0)
+            core_cancel(core, 1);
+        else if (how < 3)
+            core_hand_back(core, how == 2, how == 2, "leaving");
+        else if (how == 3)
+            close_core(); /* with all of them in it */
+        if (how == 3)
+            continue;
+        run_out();
+        CHECK_INT(outcomes[1].result, how == 1);
+        CHECK_INT(outcomes[1].nack, how == 2 || how == 4);
+        CHECK_INT(outcomes[1].body.len == 0, how != 1); /* no checkpoint */
+        CHECK_INT(outcomes[2].result, how == 0 || how == 4);
+        close_core();
+    }
+}
+
+static void test_logprobs(void)
+{
+    open_core(2);
+    fake.logprobs = (struct engine_logprobs){-0.5f, {7, 8, 300}, {-0.25f, -INFINITY, NAN}};
+    struct rec_REQUEST q = kit_request("Tell me");
+    q.n = 2;
+    q.logprobs = true;
+    q.top_logprobs = 3;
+    add(1, &q, (struct str){0});
+    run_out();
+    struct rec_OUTPUT o = kit_output(&kit, &outcomes[1].body);
+    CHECK_INT(o.choices.count, 2);
+    for (size_t i = 0; i < o.choices.count; i++) {
+        const struct rec_CHOICE *c = &o.choices.items[i];
+        CHECK(c->top_logprobs == 3 && c->logprobs.count == 4 * c->completion_tokens);
+        size_t bytes = 0, characters = 0;
+        for (size_t k = 0; k < c->logprobs.count; k++) {
+            const struct rec_LOGPROB *l = &c->logprobs.items[k];
+            uint32_t ids[4] = {script.ids[i + k / 4], 7, 8, 300};
+            static const double want[4] = {-0.5, -0.25, -9999, -9999};
+            CHECK(l->logprob == want[k % 4]);
+            CHECK(str_eq(l->token, tokenizer_piece(kit.tokenizer, ids[k % 4])));
+            CHECK_INT(l->text_offset, k % 4 == 0 ? characters : 0);
+            for (size_t n = 0; k % 4 == 0 && n < l->token.len && bytes < c->text.len; n++, bytes++)
+                characters += ((unsigned char)c->text.data[bytes] & 0xc0) != 0x80;
+        }
+    }
+    close_core();
+    /* No checkpoint: it would go on without those of the tokens so far. */
+    open_core(2);
+    q.n = 1;
+    add(1, &q, (struct str){0});
+    CHECK_ERR(step(), ERR_OK);
+    core_hand_back(core, true, false, "leaving");
+    CHECK(outcomes[1].nack && outcomes[1].body.len == 0);
+    close_core();
+}
+
 int main(int argc, char **argv)
 {
     struct err_msg why = {{0}};
@@ -366,6 +489,9 @@ int main(int argc, char **argv)
     test_hand_back();
     test_device_lost();
     test_progress();
+    test_choices();
+    test_choices_end();
+    test_logprobs();
     tokens_free(&script);
     kit_close(&kit);
     return check_report();
