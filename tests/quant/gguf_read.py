@@ -1,6 +1,7 @@
 """A reader of GGUF files (version 3), written from the format's description for tests: strict, shares nothing with
 model/gguf.c. read(path) -> File with .keys {name: value}, .kinds {name: number}, .tensors {name: Tensor}."""
 import collections
+import mmap
 import struct
 
 # number: (name, values a block, bytes a block)
@@ -20,7 +21,7 @@ class Bad(Exception):
 class File:
     def __init__(self, path):
         with open(path, "rb") as f:
-            self.data = f.read()
+            self.data = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
         self.at, self.keys, self.kinds, self.tensors = 0, {}, {}, {}
         if self.take(4) != b"GGUF" or self.number("I") != 3:
             raise Bad("no GGUF file of version 3")
