@@ -1,12 +1,16 @@
-/* `octoflow inspect MODEL`: what a GGUF file holds, and whether this program can run it. Reads only
- * the header and the tables, so it is quick on any size (except with --hash). */
+/* `octoflow inspect MODEL`: what a GGUF file holds, and whether it runs here: as a file (tokenizer,
+ * chat template, architecture, types), and on this machine's GPU, which octoflow-worker is asked
+ * about. Reads only the header and the tables, so it is quick on any size (except with --hash). */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/options.h"
 #include "base/size.h"
 #include "client/commands.h"
+#include "client/devices.h"
+#include "client/rundir.h"
 #include "model/chat.h"
 #include "model/model.h"
 #include "model/tokenizer.h"
@@ -15,7 +19,8 @@ struct inspect_options {
     const char *model;
     bool hash;
     bool tensors;
-    int64_t width;
+    int64_t width, ctx;
+    const char *device;
 };
 
 static const struct option options[] = {
@@ -25,6 +30,10 @@ static const struct option options[] = {
      .help = "List the tensors (default; --no-tensors leaves them out)."},
     {"width", 0, OPTION_INT, offsetof(struct inspect_options, width), .min = 8, .max = 1e6,
      .arg = "BYTES", .help = "Cut metadata values after this many bytes (default 100)."},
+    {"device", 0, OPTION_STRING, offsetof(struct inspect_options, device), .arg = "WHICH",
+     .help = "The GPU that is asked about, by number or by a part of its name (default auto)."},
+    {"ctx", 0, OPTION_INT, offsetof(struct inspect_options, ctx), .min = 0, .max = 1 << 24,
+     .arg = "TOKENS", .help = "Longest prompt and completion together (default 0: the model's)."},
     {"hash", 0, OPTION_FLAG, offsetof(struct inspect_options, hash),
      .help = "Print the model hash of the results' provenance; reads the whole file."},
 };
@@ -32,8 +41,8 @@ static const struct option options[] = {
 static void print_help(FILE *out)
 {
     fputs("Usage: octoflow inspect MODEL\n\n"
-          "Prints a GGUF file's metadata, tensors, type mix and sizes, and whether this program "
-          "can run it.\n\n",
+          "Prints a GGUF file's metadata, tensors, type mix and sizes, and whether it runs here: "
+          "on which\ndevice, with how many sequences at a time at which context, or why not.\n\n",
           out);
     options_print(options, ARRAY_LEN(options), out);
     fputs(
@@ -131,33 +140,96 @@ static void print_model(const struct model *m)
            m->n_ctx_train, m->n_vocab, m->quantization);
 }
 
-static void print_verdict(struct gguf **g)
+/* A string of the file, cut and without control characters. */
+static const char *name_in(const struct gguf *g, const char *key, struct err_msg *store)
+{
+    struct str value;
+    if (gguf_get_str(g, key, &value, NULL) != ERR_OK)
+        return "none";
+    (void)err_set(store, ERR_OK, "%.*s", (int)(value.len < 60 ? value.len : 60), value.data);
+    return store->text;
+}
+
+static void print_tokenizer(const struct gguf *g)
+{
+    struct err_msg why, kind, pre;
+    struct tokenizer *tok = NULL;
+    bool good = tokenizer_create(g, NULL, &tok, &why) == ERR_OK;
+    printf("  tokenizer: %s (%s, pre-tokenizer %s)", good ? "yes" : "no",
+           name_in(g, "tokenizer.ggml.model", &kind), name_in(g, "tokenizer.ggml.pre", &pre));
+    if (good)
+        printf(": %" PRIu32 " tokens\n", tokenizer_vocab_size(tok));
+    else
+        printf(": %s\n", why.text);
+    tokenizer_destroy(&tok);
+}
+
+static void print_chat(const struct gguf *g)
+{
+    struct err_msg why;
+    struct chat_template *chat = NULL;
+    struct str source;
+    if (chat_template_create(g, NULL, &chat, &why) == ERR_OK)
+        printf("  chat:      yes\n");
+    else if (gguf_get_str(g, "tokenizer.chat_template", &source, NULL) == ERR_NOT_FOUND)
+        printf("  chat:      no: the file has no chat template; --chat-template names one, and "
+               "prompts "
+               "need none\n");
+    else
+        printf("  chat:      no: %s\n", why.text);
+    chat_template_destroy(&chat);
+}
+
+/* What octoflow-worker --plan says, indented. */
+static void print_plan(const char *path, const struct inspect_options *o)
+{
+    struct err_msg why = {{0}};
+    struct buf answer = {0};
+    char worker[PATH_MAX], ctx[32];
+    enum err e = rundir_find_program("octoflow-worker", worker, &why);
+    if (e != ERR_OK) {
+        printf("  runs:      unknown: %s\n", why.text);
+        return;
+    }
+    snprintf(ctx, sizeof ctx, "%" PRId64, o->ctx);
+    const char *args[] = {"octoflow-worker", "--plan",  "--model", path, "--ctx", ctx,
+                          "--device",        o->device, NULL};
+    e = devices_ask(worker, args, &answer, &why);
+    const char *text = buf_cstr(&answer);
+    if (e == ERR_OK && (text == NULL || strstr(text, "runs: ") == NULL))
+        e = err_set(&why, ERR_IO, "%s --plan said nothing of it", worker);
+    for (; e == ERR_OK && *text != '\0'; text += strspn(text, "\n")) {
+        size_t len = strcspn(text, "\n");
+        printf("  %.*s\n", (int)len, text);
+        text += len;
+    }
+    if (e != ERR_OK)
+        printf("  runs:      unknown: %s\n", why.text);
+    buf_free(&answer);
+}
+
+static void print_verdict(struct gguf **g, const struct inspect_options *o, const char *path)
 {
     struct err_msg why;
     struct model *m = NULL;
-    struct tokenizer *tok = NULL;
-    struct chat_template *chat = NULL;
     printf("\nRuns here\n");
-    if (tokenizer_create(*g, NULL, &tok, &why) == ERR_OK)
-        printf("  tokenizer: yes: %" PRIu32 " tokens\n", tokenizer_vocab_size(tok));
-    else
-        printf("  tokenizer: no: %s\n", why.text);
-    if (chat_template_create(*g, NULL, &chat, &why) == ERR_OK)
-        printf("  chat:      yes: ChatML\n");
-    else
-        printf("  chat:      no: %s\n", why.text);
-    if (model_from_gguf(g, &m, &why) == ERR_OK)
-        print_model(m);
-    else
-        printf("  model:     no: %s\n", why.text);
-    chat_template_destroy(&chat);
-    tokenizer_destroy(&tok);
+    print_tokenizer(*g);
+    print_chat(*g);
+    if (model_from_gguf(g, &m, &why) != ERR_OK) {
+        bool empty = gguf_tensor_count(*g) == 0;
+        printf("  model:     no: %s\n  runs:      no\n",
+               empty ? "a vocabulary without tensors: there is nothing to run" : why.text);
+        return;
+    }
+    print_model(m);
+    fflush(stdout);
+    print_plan(path, o);
     model_close(&m);
 }
 
 int cmd_inspect(int argc, char **argv)
 {
-    struct inspect_options o = {.tensors = true, .width = 100};
+    struct inspect_options o = {.tensors = true, .width = 100, .device = "auto"};
     struct err_msg why;
     struct gguf *g = NULL;
     int positional = 0;
@@ -173,7 +245,8 @@ int cmd_inspect(int argc, char **argv)
         fprintf(stderr, "octoflow inspect: %s\n", why.text);
         return 2;
     }
-    e = gguf_open(o.model != NULL ? o.model : argv[0], &g, &why);
+    const char *path = o.model != NULL ? o.model : argv[0];
+    e = gguf_open(path, &g, &why);
     if (e != ERR_OK) {
         fprintf(stderr, "octoflow inspect: %s\n", why.text);
         return 3;
@@ -187,7 +260,7 @@ int cmd_inspect(int argc, char **argv)
     if (o.tensors)
         print_tensors(g);
     print_types(g);
-    print_verdict(&g);
+    print_verdict(&g, &o, path);
     gguf_close(&g);
     if (e != ERR_OK || fflush(stdout) != 0 || ferror(stdout)) {
         fprintf(stderr, "octoflow inspect: %s\n",

@@ -1,15 +1,14 @@
-/* Counting GPUs; see devices.h. */
+/* Questions to octoflow-worker about this machine; see devices.h. */
 #include "client/devices.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include "base/buf.h"
 
 enum { MAX_LIST_BYTES = 1 << 16 };
 
@@ -50,30 +49,37 @@ static void read_all(int fd, struct buf *out)
     }
 }
 
-void devices_list(const char *worker_path, struct devices *ret)
+enum err devices_ask(const char *worker_path, const char *const *args, struct buf *out,
+                     struct err_msg *why)
 {
-    char program[] = "octoflow-worker", flag[] = "--list-devices";
-    char *args[] = {program, flag, NULL};
     posix_spawn_file_actions_t actions;
     int fds[2];
     pid_t pid = 0;
-    struct buf text = {0};
-    *ret = (struct devices){0};
     if (pipe2(fds, O_CLOEXEC) != 0)
-        return;
+        return err_set(why, ERR_IO, "cannot ask %s: %s", worker_path, strerror(errno));
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&actions, fds[1], 1);
     posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0);
-    int e = posix_spawn(&pid, worker_path, &actions, NULL, args, environ);
+    int e = posix_spawn(&pid, worker_path, &actions, NULL, (char *const *)(uintptr_t)args, environ);
     posix_spawn_file_actions_destroy(&actions);
     close(fds[1]);
     if (e == 0) {
-        read_all(fds[0], &text);
+        read_all(fds[0], out);
         while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
             continue;
     }
     close(fds[0]);
+    return e == 0 ? ERR_OK : err_set(why, ERR_IO, "cannot ask %s: %s", worker_path, strerror(e));
+}
+
+void devices_list(const char *worker_path, struct devices *ret)
+{
+    static const char *const args[] = {"octoflow-worker", "--list-devices", NULL};
+    struct buf text = {0};
+    *ret = (struct devices){0};
+    if (devices_ask(worker_path, args, &text, NULL) != ERR_OK)
+        return;
     const char *list = buf_cstr(&text);
     if (list != NULL)
         devices_parse(list, ret);

@@ -6,6 +6,7 @@
 
 #include "engine/gpu.h"
 #include "octo_build.h"
+#include "worker/plan.h"
 #include "worker/supervisor.h"
 #include "worker/worker.h"
 
@@ -86,6 +87,8 @@ int main(int argc, char **argv)
         log_init("octoflow-worker", o.log_level);
         if (o.list_devices)
             code = list_devices();
+        else if (o.plan)
+            code = worker_plan(&o);
         else if (strcmp(o.device, "all") == 0)
             code = run_all(&o, argc, args);
         else

@@ -21,6 +21,9 @@ static const struct option table[] = {
              "hardware GPU, started again when it dies (default auto)"},
     {"list-devices", 0, OPTION_FLAG, AT(list_devices),
      .help = "print the devices there are, and leave"},
+    {"plan", 0, OPTION_FLAG, AT(plan),
+     .help = "print whether the model would run on the device, and how many sequences at which "
+             "context, and leave; needs no broker"},
     {"name", 0, OPTION_STRING, AT(name), .arg = "NAME",
      .help =
          "the worker's name in the broker's lists (default HOST:DEVICE_NUMBER, and #2 .. for more "
@@ -28,7 +31,7 @@ static const struct option table[] = {
     {"chat-template", 0, OPTION_STRING, AT(chat_template), .arg = "NAME",
      .help = "chat template instead of the file's: chatml"},
     {"pre-tokenizer", 0, OPTION_STRING, AT(pre_tokenizer), .arg = "NAME",
-     .help = "pre-tokenizer instead of the file's: qwen2"},
+     .help = "pre-tokenizer instead of the file's: see octoflow tokenize --help"},
     {"Sizes", .type = OPTION_SECTION},
     {"max-jobs", 0, OPTION_INT, AT(max_jobs), .min = 0, .max = 4096, .arg = "N",
      .help = "jobs at a time (default 0: by device)"},
@@ -75,7 +78,7 @@ static enum err check(struct worker_options *o, struct err_msg *why)
         return err_set(why, ERR_USAGE, "--governor \"%s\": expected ramp or off", o->governor);
     if (o->list_devices || o->version)
         return ERR_OK;
-    if (o->broker == NULL)
+    if (o->broker == NULL && !o->plan)
         return err_set(why, ERR_USAGE,
                        "--broker is missing: expected tcp://HOST:PORT or ipc://PATH");
     if (o->model == NULL)

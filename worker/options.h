@@ -20,7 +20,7 @@ struct worker_options {
     const char *governor, *sensor, *log_level_text;
     int64_t max_jobs, ctx, kv_tokens, chunk_tokens; /* 0: auto */
     double target_c, pace_ms, drain_s;
-    bool no_prefix_cache, list_devices, validate, die_with_parent, version;
+    bool no_prefix_cache, list_devices, plan, validate, die_with_parent, version;
     enum log_level log_level;
 };
 
