@@ -1,0 +1,135 @@
+/* engine_plan_memory(): what fits and what does not, on devices of any size; and that an engine
+ * made on the device at hand takes exactly what was planned. */
+#include "base/size.h"
+#include "engine/memory.h"
+#include "tests/check.h"
+
+static const uint64_t MiB = UINT64_C(1) << 20, GiB = UINT64_C(1) << 30;
+
+static struct engine_memory plan(const struct model *m, uint64_t memory_bytes, uint64_t free_bytes,
+                                 const struct engine_options *o)
+{
+    struct gpu_device_info device = {.name = "card", .usable = true, .memory_bytes = memory_bytes};
+    struct engine_memory p = {0};
+    struct err_msg why = {""};
+    CHECK_OK(engine_plan_memory(m, &device, free_bytes, o, &p, &why), why);
+    CHECK(p.total_bytes == p.weight_bytes + p.activation_bytes + p.kv_bytes);
+    CHECK(p.kv_bytes == p.kv_tokens * p.kv_token_bytes);
+    CHECK(p.free_bytes == free_bytes);
+    return p;
+}
+
+/* As many sequences as the memory holds, from none to all. */
+static void test_room(const struct model *m)
+{
+    const struct engine_options o = {.max_seqs = 64};
+    struct engine_memory all = plan(m, 80 * GiB, 80 * GiB, &o);
+    uint64_t fixed = all.weight_bytes + all.activation_bytes;
+    uint64_t one = (uint64_t)m->n_ctx_train * all.kv_token_bytes;
+    CHECK(all.fits);
+    CHECK_INT(all.sequences, 64);
+    CHECK_INT(all.max_ctx, m->n_ctx_train);
+    CHECK_INT(all.kv_tokens, 64 * (uint64_t)m->n_ctx_train); /* more would be of no use */
+    CHECK_INT(all.kv_token_bytes,
+              (uint64_t)m->n_layer * 2 * m->n_head_kv * m->head_size * sizeof(uint16_t));
+    CHECK(all.weight_bytes > m->weight_count / 4 && all.weight_bytes < 4 * m->weight_count + MiB);
+    /* A tenth is left to others: 55 / 9 of a sequence holds 5. */
+    struct engine_memory some = plan(m, 80 * GiB, fixed + one * 55 / 9, &o);
+    CHECK(some.fits);
+    CHECK_INT(some.sequences, 5);
+    struct engine_memory exact = plan(m, 80 * GiB, fixed + one, &o);
+    CHECK(exact.fits); /* one always gets what is there */
+    CHECK_INT(exact.sequences, 1);
+    CHECK(!plan(m, 80 * GiB, fixed + one - 1, &o).fits);
+    CHECK(!plan(m, 80 * GiB, fixed / 2, &o).fits);
+    CHECK(!plan(m, 80 * GiB, 1, &o).fits);
+    /* A driver that does not tell: half of the device's memory for the cache. */
+    struct engine_memory half = plan(m, 2 * 7 * one, 0, &o);
+    CHECK_INT(half.sequences, 7);
+    CHECK_INT(half.fits, fixed <= 7 * one);
+}
+
+static void test_long_context(const struct model *m)
+{
+    struct model vast = *m;
+    vast.n_ctx_train = 1 << 24;
+    struct engine_options o = {.max_seqs = 8};
+    struct engine_memory p = plan(&vast, 24 * GiB, 24 * GiB, &o);
+    CHECK(!p.fits);
+    CHECK_INT(p.sequences, 1);
+    CHECK(p.kv_bytes >= p.kv_token_bytes << 24);
+    o.max_ctx = 8192;
+    p = plan(&vast, 24 * GiB, 24 * GiB, &o);
+    CHECK(p.fits);
+    CHECK_INT(p.sequences, 8);
+    CHECK_INT(p.max_ctx, 8192);
+    o.max_ctx = 1 << 23; /* beyond the model's */
+    CHECK_INT(plan(m, 24 * GiB, 24 * GiB, &o).max_ctx, m->n_ctx_train);
+}
+
+static void test_kv_tokens(const struct model *m)
+{
+    struct gpu_device_info device = {.usable = true, .memory_bytes = 24 * GiB};
+    struct engine_options o = {.max_seqs = 4096, .kv_tokens = (uint64_t)m->n_ctx_train * 3};
+    struct engine_memory p = plan(m, 24 * GiB, 24 * GiB, &o), before = p;
+    struct err_msg why = {""};
+    CHECK(p.fits);
+    CHECK_INT(p.sequences, 3);
+    o.kv_tokens = UINT64_C(1000000000000);
+    CHECK(!plan(m, 24 * GiB, 24 * GiB, &o).fits);
+    o.kv_tokens = m->n_ctx_train - 1;
+    CHECK_ERR(engine_plan_memory(m, &device, 24 * GiB, &o, &p, &why), ERR_RANGE);
+    CHECK_HAS(why.text, "at least one longest sequence");
+    CHECK(memcmp(&p, &before, sizeof p) == 0); /* untouched */
+}
+
+/* The device at hand: the software one, or the first. */
+static void test_engine_agrees(const struct model *m)
+{
+    static struct gpu_device_info list[GPU_MAX_DEVICES];
+    struct err_msg why = {""};
+    size_t count = 0, index = 0;
+    struct engine *e = NULL;
+    CHECK_OK(gpu_list(list, &count, &why), why);
+    for (size_t i = 0; i < count; i++)
+        if (list[i].usable && list[i].software)
+            index = i;
+    if (count == 0 || !list[index].usable) {
+        fprintf(stderr, "no device\n");
+        exit(check_failures > 0 ? 1 : 77);
+    }
+    struct engine_options o = {
+        .device_index = (uint32_t)index, .max_seqs = 5, .max_ctx = 300, .kv_tokens = 1100};
+    struct engine_memory p = {0};
+    CHECK_OK(engine_plan_memory(m, &list[index], 0, &o, &p, &why), why);
+    CHECK_OK(engine_create(m, &o, &e, &why), why);
+    if (e == NULL)
+        return;
+    const struct engine_info *info = engine_info(e);
+    CHECK_INT(p.weight_bytes, info->weight_bytes);
+    CHECK_INT(p.kv_bytes, info->kv_bytes);
+    CHECK_INT(p.kv_tokens, info->kv_tokens);
+    CHECK_INT(p.max_ctx, info->max_ctx);
+    CHECK_INT(p.max_seqs, info->max_seqs);
+    CHECK_INT(p.sequences, 3); /* 1100 tokens, 320 to a sequence */
+    engine_destroy(&e);
+}
+
+int main(int argc, char **argv)
+{
+    struct err_msg why = {""};
+    if (argc < 2)
+        return 2;
+    for (int i = 1; i < argc; i++) {
+        struct model *m = NULL;
+        CHECK_OK(model_open(argv[i], &m, &why), why);
+        if (m == NULL)
+            break;
+        test_room(m);
+        test_long_context(m);
+        test_kv_tokens(m);
+        test_engine_agrees(m);
+        model_close(&m);
+    }
+    return check_report();
+}
