@@ -112,9 +112,6 @@ static const struct param derived_params[] = {
 };
 #undef OF
 
-static const enum tensor_type weight_types[] = {TENSOR_F32, TENSOR_F16, TENSOR_Q8_0, TENSOR_Q4_K,
-                                                TENSOR_Q6_K};
-
 #define LIST(type, function, table)                                                                \
     const type *function(size_t *ret_count)                                                        \
     {                                                                                              \
@@ -126,7 +123,6 @@ LIST(struct role, global_roles, globals)
 LIST(struct role, layer_roles, layer)
 LIST(struct param, param_list, params)
 LIST(struct param, derived_param_list, derived_params)
-LIST(enum tensor_type, weight_type_list, weight_types)
 
 /* ---- what does not fit a table ---- */
 

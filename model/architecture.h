@@ -78,7 +78,6 @@ const struct role *layer_roles(size_t *ret_count);
 const struct param *param_list(size_t *ret_count);
 const struct param *
 derived_param_list(size_t *ret_count); /* default to something computed from the ones above */
-const enum tensor_type *weight_type_list(size_t *ret_count);
 
 /* Scales, caps, windows and RoPE, once the plain numbers are read. */
 enum err architecture_read(struct model *m, const struct architecture *a,

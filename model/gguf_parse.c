@@ -226,6 +226,34 @@ static enum err take_kv(struct reader *r, struct gguf *g, size_t index, struct g
 }
 
 /* Dimensions, type and the bytes they make. */
+/* Types that other programs write, so that the user reads a name. */
+static const char *foreign_type(uint32_t number)
+{
+    static const char *const names[] = {
+        [9] = "Q8_1",     [15] = "Q8_K",  [16] = "IQ2_XXS", [17] = "IQ2_XS",
+        [18] = "IQ3_XXS", [19] = "IQ1_S", [21] = "IQ3_S",   [22] = "IQ2_S",
+        [24] = "I8",      [25] = "I16",   [26] = "I32",     [27] = "I64",
+        [28] = "F64",     [29] = "IQ1_M", [34] = "TQ1_0",   [35] = "TQ2_0"};
+    return number < ARRAY_LEN(names) ? names[number] : NULL;
+}
+
+static enum err unsupported_type(struct reader *r, uint32_t number)
+{
+#define X(name, number, values, bytes) #name ", "
+    static const char known[] = TENSOR_TYPES(X);
+#undef X
+    int len = (int)sizeof(known) - 3; /* without the last comma */
+    const char *name = foreign_type(number);
+    if (name != NULL)
+        return err_set(r->why, ERR_UNSUPPORTED,
+                       "%s has type %s (number %" PRIu32
+                       "), which is not supported (supported: %.*s)",
+                       r->what, name, number, len, known);
+    return err_set(r->why, ERR_UNSUPPORTED,
+                   "%s has type number %" PRIu32 ", which is not supported (supported: %.*s)",
+                   r->what, number, len, known);
+}
+
 static enum err take_shape(struct reader *r, struct gguf_tensor *t)
 {
     uint32_t number = 0;
@@ -251,8 +279,7 @@ static enum err take_shape(struct reader *r, struct gguf_tensor *t)
         return e;
     const struct tensor_type_info *type = tensor_type_find(number);
     if (type == NULL)
-        return err_set(r->why, ERR_UNSUPPORTED,
-                       "%s has type number %" PRIu32 ", which is not known here", r->what, number);
+        return unsupported_type(r, number);
     t->type = type->type;
     if (t->dims[0] % type->block_values != 0)
         return err_set(r->why, ERR_FORMAT,

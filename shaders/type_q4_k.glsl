@@ -13,19 +13,10 @@ type_slice type_read_slice(weight_at p)
     return type_slice(weight_unit(p, 0));
 }
 
-/* Scale and min of group g. Bytes 0..3: scales of 0..3 (6 bits), 4..7: mins of 0..3; their upper 2 bits are the upper
- * bits of 4..7, whose lower 4 bits are in bytes 8..11 (scale below, min above). */
-uvec2 q4_k_scale(uvec4 head, uint g)
-{
-    uint shift = (g % 4) * 8;
-    uint s = (head.y >> shift) & 0xff, m = (head.z >> shift) & 0xff, low = (head.w >> shift) & 0xff;
-    return g < 4 ? uvec2(s & 63, m & 63) : uvec2((low & 15) | ((s >> 6) << 4), (low >> 4) | ((m >> 6) << 4));
-}
-
 void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
 {
     vec2 d = unpackHalf2x16(s.head.x);
-    uvec2 q = q4_k_scale(s.head, g);
+    uvec2 q = k_scale_min(s.head, g);
     float scale = d.x * float(q.x), least = -(d.y * float(q.y));
     uvec4 x = weight_unit(p, 1 + g);
     [[unroll]] for (uint i = 0; i < 32; i++)

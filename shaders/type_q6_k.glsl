@@ -12,7 +12,7 @@ struct type_slice {
 
 type_slice type_read_slice(weight_at p)
 {
-    uint d = U32s(p.base + 13 * 16 * STRIPE).v[p.lane];
+    uint d = weight_tail(p, 13, 0);
     return type_slice(ivec4(weight_unit(p, 0)), unpackHalf2x16(d).x);
 }
 

@@ -2,9 +2,9 @@
  *
  * A tensor [n x k] is cut into stripes of STRIPE rows and slices of SLICE values. A stripe holds its slices one after
  * the other; in a slice all of the STRIPE rows' first 16-byte units come first (row by row), then all second units,
- * and so on, then (types that need it) one 4-byte word a row. So neighbouring columns of a matmul read neighbouring
- * bytes, and every load is aligned. The last slice is cut to whole groups of GROUP values; what lies beyond k is 0.
- * The C side of this: kernels_weight.c.
+ * and so on, then (types that need them) all first 4-byte words, all second words. So neighbouring columns of a matmul
+ * read neighbouring bytes, and every load is aligned. The last slice is cut to whole groups of GROUP values; what lies
+ * beyond k is 0. The C side of this: kernels_weight.c.
  *
  * The shader that includes this defines LOAD_BY_64_BITS (loads of 64 bits instead of 128: same values).
  * A type's file (type_*.glsl) defines
@@ -34,16 +34,82 @@ uvec4 weight_unit(weight_at p, uint unit)
     return U32x4s(p.base).v[i];
 }
 
+/* Word `word` behind a slice's `units` units. */
+uint weight_tail(weight_at p, uint units, uint word)
+{
+    return U32s(p.base + units * (16 * STRIPE)).v[word * STRIPE + p.lane];
+}
+
+/* ---- what several types share ---- */
+
+/* Half i of eight. */
+float half_of(uvec4 halves, uint i)
+{
+    vec2 pair = unpackHalf2x16(halves[i / 2]);
+    return i % 2 == 0 ? pair.x : pair.y;
+}
+
+/* Word i of eight. */
+uint word_of(uvec4 a, uvec4 b, uint i)
+{
+    return i < 4 ? a[i] : b[i - 4];
+}
+
+/* Value i of 32 as the file has them: the first 16 are the bytes' lower halves. */
+uint split_nibble(uvec4 x, uint i)
+{
+    return (x[i % 16 / 4] >> ((i % 4) * 8 + i / 16 * 4)) & 15;
+}
+
+/* Scale and min of group g of Q4_K and Q5_K; head.yzw: twelve bytes. Bytes 0..3: scales of 0..3 (6 bits), 4..7: mins
+ * of 0..3; their upper 2 bits are the upper bits of 4..7, whose lower 4 bits are in bytes 8..11 (scale below, min
+ * above). */
+uvec2 k_scale_min(uvec4 head, uint g)
+{
+    uint shift = (g % 4) * 8;
+    uint s = (head.y >> shift) & 0xff, m = (head.z >> shift) & 0xff, low = (head.w >> shift) & 0xff;
+    return g < 4 ? uvec2(s & 63, m & 63) : uvec2((low & 15) | ((s >> 6) << 4), (low >> 4) | ((m >> 6) << 4));
+}
+
+/* The 16 values of IQ4_NL and IQ4_XS: -127 -104 -83 -65, -49 -35 -22 -10, 1 13 25 38, 53 69 89 113; four to a word. */
+int codebook(uint q)
+{
+    uint word = q < 8 ? (q < 4 ? 0xbfad9881u : 0xf6eaddcfu) : (q < 12 ? 0x26190d01u : 0x71594535u);
+    return bitfieldExtract(int(word), int(q % 4) * 8, 8);
+}
+
 #if defined(TYPE_F32)
 #include "type_f32.glsl"
 #elif defined(TYPE_F16)
 #include "type_f16.glsl"
+#elif defined(TYPE_BF16)
+#include "type_bf16.glsl"
+#elif defined(TYPE_Q4_0)
+#include "type_q4_0.glsl"
+#elif defined(TYPE_Q4_1)
+#include "type_q4_1.glsl"
+#elif defined(TYPE_Q5_0)
+#include "type_q5_0.glsl"
+#elif defined(TYPE_Q5_1)
+#include "type_q5_1.glsl"
 #elif defined(TYPE_Q8_0)
 #include "type_q8_0.glsl"
+#elif defined(TYPE_Q2_K)
+#include "type_q2_k.glsl"
+#elif defined(TYPE_Q3_K)
+#include "type_q3_k.glsl"
 #elif defined(TYPE_Q4_K)
 #include "type_q4_k.glsl"
+#elif defined(TYPE_Q5_K)
+#include "type_q5_k.glsl"
 #elif defined(TYPE_Q6_K)
 #include "type_q6_k.glsl"
+#elif defined(TYPE_IQ4_NL)
+#include "type_iq4_nl.glsl"
+#elif defined(TYPE_IQ4_XS)
+#include "type_iq4_xs.glsl"
+#elif defined(TYPE_MXFP4)
+#include "type_mxfp4.glsl"
 #endif
 
 uint slice_bytes(uint groups)

@@ -1,78 +1,53 @@
-/* Block formats, naively: one value at a time, in double, from the file's bytes as the GGUF format
- * describes them. Shares nothing with the shaders or the repacking. */
+/* Rows of random and of edge blocks for every tensor type. What they are worth says
+ * tests/quant/decode.c: naive, in double, written from the formats; it shares nothing with the
+ * shaders or the repacking. */
 #ifndef OCTO_TESTS_DEQUANT_TWIN_H
 #define OCTO_TESTS_DEQUANT_TWIN_H
 
 #include "tests/engine/kernel_bed.h"
-
-static inline double half_at(const uint8_t *p)
-{
-    return half_value((uint16_t)(p[0] | p[1] << 8));
-}
-
-/* Value i of a row; *ret_magnitude: the sum of the absolute terms (what rounding errors are
- * proportional to). */
-static inline double twin_value(enum tensor_type type, const uint8_t *row, uint64_t i,
-                                double *ret_magnitude)
-{
-    double v = NAN, magnitude;
-    if (type == TENSOR_F32) {
-        float f;
-        memcpy(&f, row + i * 4, 4);
-        v = f;
-    } else if (type == TENSOR_F16) {
-        v = half_at(row + i * 2);
-    } else if (type == TENSOR_Q8_0) {
-        const uint8_t *block = row + i / 32 * 34;
-        v = half_at(block) * (double)(int8_t)block[2 + i % 32];
-    } else if (type == TENSOR_Q4_K) {
-        const uint8_t *block = row + i / 256 * 144, *s = block + 4;
-        unsigned j = (unsigned)(i % 256) / 32, l = (unsigned)(i % 32); /* sub-block, place in it */
-        unsigned scale = j < 4 ? s[j] & 63u : (s[j + 4] & 15u) | (unsigned)(s[j - 4] >> 6) << 4;
-        unsigned least =
-            j < 4 ? s[j + 4] & 63u : (unsigned)(s[j + 4] >> 4) | (unsigned)(s[j] >> 6) << 4;
-        unsigned byte = block[16 + j / 2 * 32 + l];
-        unsigned q = j % 2 == 0 ? byte & 15u : byte >> 4;
-        double high = half_at(block) * scale * q, low = half_at(block + 2) * least;
-        *ret_magnitude = fabs(high) + fabs(low);
-        return high - low;
-    } else if (type == TENSOR_Q6_K) {
-        const uint8_t *block = row + i / 256 * 210;
-        unsigned n = (unsigned)(i % 256), half = n / 128, within = n % 128, part = within / 32,
-                 l = within % 32;
-        unsigned byte = block[half * 64 + (part % 2) * 32 + l];
-        unsigned low = part < 2 ? byte & 15u : byte >> 4;
-        unsigned high = (block[128 + half * 32 + l] >> (2 * part)) & 3u;
-        int scale = (int8_t)block[192 + n / 16];
-        v = half_at(block + 208) * scale * ((int)(low | high << 4) - 32);
-    }
-    magnitude = fabs(v);
-    *ret_magnitude = magnitude;
-    return v;
-}
-
-static inline uint64_t twin_row_bytes(enum tensor_type type, uint64_t cols)
-{
-    switch (type) {
-    case TENSOR_F32:
-        return cols * 4;
-    case TENSOR_F16:
-        return cols * 2;
-    case TENSOR_Q8_0:
-        return cols / 32 * 34;
-    case TENSOR_Q4_K:
-        return cols / 256 * 144;
-    case TENSOR_Q6_K:
-        return cols / 256 * 210;
-    default:
-        return 0;
-    }
-}
+#include "tests/quant/quantize.h"
 
 static inline void put_half(uint8_t *p, unsigned bits)
 {
     p[0] = (uint8_t)bits;
     p[1] = (uint8_t)(bits >> 8);
+}
+
+/* Where a block has its halves; returns how many (0: MXFP4 and types without blocks). */
+static inline unsigned scales_of(enum tensor_type type, unsigned ret_at[2])
+{
+    unsigned first, count = 1;
+    switch (type) {
+    case TENSOR_Q4_0:
+    case TENSOR_Q5_0:
+    case TENSOR_Q8_0:
+    case TENSOR_IQ4_NL:
+    case TENSOR_IQ4_XS:
+        first = 0;
+        break;
+    case TENSOR_Q4_1:
+    case TENSOR_Q5_1:
+    case TENSOR_Q4_K:
+    case TENSOR_Q5_K:
+        first = 0;
+        count = 2;
+        break;
+    case TENSOR_Q2_K:
+        first = 80;
+        count = 2;
+        break;
+    case TENSOR_Q3_K:
+        first = 108;
+        break;
+    case TENSOR_Q6_K:
+        first = 208;
+        break;
+    default:
+        return 0;
+    }
+    ret_at[0] = first;
+    ret_at[1] = first + 2;
+    return count;
 }
 
 /* A finite half: usual sizes, sometimes an edge (0, largest, smallest subnormal, negative). */
@@ -87,32 +62,47 @@ static inline unsigned random_scale(struct check_rng *rng)
                       check_rng_below(rng, 1024));
 }
 
-/* A row of random blocks; now and then all bits of a block's quants 0 or 1. */
+/* One block: random bits, or all quants' (and small scales') bits 0 or 1; `zero`: all of it 0. */
+static inline void random_block(const struct tensor_type_info *info, struct check_rng *rng,
+                                uint8_t *block)
+{
+    unsigned at[2], count = scales_of(info->type, at);
+    uint64_t kind = check_rng_below(rng, 12);
+    for (unsigned i = 0; i < info->block_bytes; i++)
+        block[i] = kind <= 1 ? 0 : kind == 2 ? 0xff : (uint8_t)check_rng_next(rng);
+    for (unsigned i = 0; i < count && kind != 0; i++)
+        put_half(block + at[i], random_scale(rng));
+    if (info->type == TENSOR_MXFP4 && kind != 0) /* sums of 700 stay finite */
+        block[0] = (uint8_t)(kind == 1 ? check_rng_below(rng, 4) : check_rng_below(rng, 240));
+    if (info->type == TENSOR_MXFP4 && kind > 3)
+        block[0] = (uint8_t)(117 + check_rng_below(rng, 16));
+}
+
 static inline void random_row(enum tensor_type type, struct check_rng *rng, uint64_t cols,
                               uint8_t *row)
 {
-    uint64_t bytes = twin_row_bytes(type, cols);
-    if (type == TENSOR_F32) {
-        for (uint64_t i = 0; i < cols; i++) {
-            float f = check_rng_float(rng, -1, 1);
-            memcpy(row + i * 4, &f, 4);
-        }
-        return;
+    const struct tensor_type_info *info = tensor_type_find((uint32_t)type);
+    for (uint64_t i = 0; i < cols / info->block_values; i++) {
+        uint8_t *block = row + i * info->block_bytes;
+        float f = check_rng_float(rng, -1, 1);
+        uint32_t bits;
+        memcpy(&bits, &f, 4);
+        if (type == TENSOR_F32)
+            memcpy(block, &f, 4);
+        else if (type == TENSOR_BF16)
+            put_half(block, check_rng_below(rng, 12) == 0 ? 0x8000 : bits >> 16);
+        else if (type == TENSOR_F16)
+            put_half(block, random_scale(rng));
+        else
+            random_block(info, rng, block);
     }
-    if (type == TENSOR_F16) {
-        for (uint64_t i = 0; i < cols; i++)
-            put_half(row + i * 2, random_scale(rng));
-        return;
-    }
-    uint64_t block = type == TENSOR_Q8_0 ? 34 : type == TENSOR_Q4_K ? 144 : 210;
-    for (uint64_t at = 0; at < bytes; at += block) {
-        uint64_t kind = check_rng_below(rng, 10);
-        for (uint64_t i = 0; i < block; i++)
-            row[at + i] = kind == 0 ? 0 : kind == 1 ? 0xff : (uint8_t)check_rng_next(rng);
-        put_half(row + at + (type == TENSOR_Q6_K ? 208 : 0), random_scale(rng));
-        if (type == TENSOR_Q4_K)
-            put_half(row + at + 2, random_scale(rng));
-    }
+}
+
+/* Is `have` what an f32 computation gives whose exact value is `want`? It rounds once; a device may
+ * take what is below the smallest normal number for 0. */
+static inline bool is_value(float have, double want)
+{
+    return have == (float)want || (fabs(want) < ldexp(1, -126) && have == 0);
 }
 
 #endif

@@ -58,17 +58,13 @@ static inline uint32_t bed_device(void)
     return (uint32_t)index;
 }
 
-static inline void bed_start(struct bed *b, uint64_t buffer_bytes, uint64_t seed)
+/* types: as in kernels_create(). */
+static inline void bed_start_types(struct bed *b, uint64_t buffer_bytes, uint64_t seed,
+                                   uint64_t types)
 {
     struct err_msg why = {""};
     struct gpu_options o = {.device_index = bed_device(), .validate = bed_validates()};
-    uint64_t types = 0;
     *b = (struct bed){.rng = check_rng_start(seed)};
-#define X(name, number, values, bytes)                                                             \
-    if (kernel_type_supported(TENSOR_##name))                                                      \
-        types |= UINT64_C(1) << number;
-    TENSOR_TYPES(X)
-#undef X
     CHECK_OK(gpu_create(&o, &b->gpu, &why), why);
     if (b->gpu == NULL)
         exit(1);
@@ -78,6 +74,11 @@ static inline void bed_start(struct bed *b, uint64_t buffer_bytes, uint64_t seed
         exit(1);
     printf("%s, %s, validation %s\n", gpu_info(b->gpu)->name, gpu_info(b->gpu)->driver,
            o.validate ? "on" : "off");
+}
+
+static inline void bed_start(struct bed *b, uint64_t buffer_bytes, uint64_t seed)
+{
+    bed_start_types(b, buffer_bytes, seed, UINT64_C(1) << TENSOR_F32);
 }
 
 static inline int bed_finish(struct bed *b)

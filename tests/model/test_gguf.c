@@ -325,6 +325,10 @@ static void unknown_type(struct gguf_build *g, struct buf *f)
 {
     with_dims(g, f, 4, 2, 4, 1);
 }
+static void ternary_type(struct gguf_build *g, struct buf *f)
+{
+    with_dims(g, f, 34, 2, 256, 1);
+}
 static void data_outside(struct gguf_build *g, struct buf *f)
 {
     with_dims(g, f, TENSOR_F32, 2, 5, 1); /* 20 bytes, 16 are there */
@@ -410,7 +414,9 @@ static const struct {
     {"bytes overflow", bytes_overflow, ERR_FORMAT, "tensor 'w': its size in bytes overflows"},
     {"rows of half a block", part_of_block, ERR_FORMAT,
      "rows of 128 values are no multiple of Q4_K's blocks of 256"},
-    {"unknown tensor type", unknown_type, ERR_UNSUPPORTED, "tensor 'w' has type number 4"},
+    {"unknown tensor type", unknown_type, ERR_UNSUPPORTED, "tensor 'w' has type number 4, which is not supported"},
+    {"unsupported tensor type", ternary_type, ERR_UNSUPPORTED,
+     "tensor 'w' has type TQ1_0 (number 34), which is not supported (supported: F32, F16, Q4_0, "},
     {"data outside", data_outside, ERR_FORMAT,
      "tensor 'w': 20 bytes at offset 0 lie outside the file's 16 bytes"},
     {"offset not aligned", offset_odd, ERR_FORMAT, "offset 4 is no multiple of the alignment 32"},

@@ -241,9 +241,7 @@ static const struct variant variants[] = {
      "tensor 'output_norm.weight' has type F16, expected F32"},
     {"bias in F16", "blk.0.attn_q.bias", bias_f16, ERR_UNSUPPORTED,
      "tensor 'blk.0.attn_q.bias' has type F16"},
-    {"weight in BF16", "blk.0.attn_q.weight", weight_bf16, ERR_UNSUPPORTED,
-     "tensor 'blk.0.attn_q.weight' has type BF16, which is not supported (supported: F32, F16, "
-     "Q8_0, Q4_K, Q6_K)"},
+    {"weight in BF16", "blk.0.attn_q.weight", weight_bf16, ERR_OK, ""},
     {"weight turned", "blk.0.ffn_down.weight", weight_turned, ERR_FORMAT,
      "tensor 'blk.0.ffn_down.weight' is 8 x 16, expected 16 x 8"},
     {"weight in 3 dimensions", "blk.0.attn_q.weight", weight_3d, ERR_FORMAT,

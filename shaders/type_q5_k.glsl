@@ -1,0 +1,27 @@
+/* Q5_K: w = (d * scale) * q - (dmin * min), q 0..31; eight groups of 32 with a 6-bit scale and min each; d, dmin f16.
+ * Head: d, dmin and the 12 packed bytes as the file has them; then a word of upper bits for each group (bit i: value
+ * i). The products are exact; the difference rounds once. k is a multiple of 256: slices are whole. */
+#define TYPE_HEAD_UNITS 3
+#define TYPE_GROUP_UNITS 1
+#define TYPE_TAIL_WORDS 0
+
+struct type_slice {
+    uvec4 head;
+    uvec4 high[2];
+};
+
+type_slice type_read_slice(weight_at p)
+{
+    return type_slice(weight_unit(p, 0), uvec4[2](weight_unit(p, 1), weight_unit(p, 2)));
+}
+
+void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
+{
+    vec2 d = unpackHalf2x16(s.head.x);
+    uvec2 q = k_scale_min(s.head, g);
+    float scale = d.x * float(q.x), least = -(d.y * float(q.y));
+    uint high = word_of(s.high[0], s.high[1], g);
+    uvec4 x = weight_unit(p, 3 + g);
+    [[unroll]] for (uint i = 0; i < 32; i++)
+        w[i] = fma(scale, float(((x[i / 8] >> ((i % 8) * 4)) & 15) | (((high >> i) & 1) << 4)), least);
+}
