@@ -3,20 +3,8 @@
 #include <time.h>
 
 #include "base/size.h"
-#include "check.h"
-#include "model/gguf_build.h"
+#include "model/tokenizer_kit.h"
 #include "model/tokenizer_pre.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
 
 /* Words, with a bar between them; without the bars they are the text. */
 static const struct {

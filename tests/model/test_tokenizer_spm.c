@@ -278,7 +278,7 @@ static size_t join_naively(const struct vocab *v, const char *text, uint32_t *re
         float score = -INFINITY;
         char joined[32];
         for (size_t i = 0; i + 1 < n; i++) {
-            snprintf(joined, sizeof(joined), "%s%s", parts[i], parts[i + 1]);
+            snprintf(joined, sizeof(joined), "%.15s%.15s", parts[i], parts[i + 1]);
             for (size_t k = 259; k < v->count; k++)
                 if (strcmp(v->text[k], joined) == 0 && v->score[k] > score) {
                     best = i;
@@ -287,7 +287,7 @@ static size_t join_naively(const struct vocab *v, const char *text, uint32_t *re
         }
         if (best == SIZE_MAX)
             break;
-        snprintf(joined, sizeof(joined), "%s%s", parts[best], parts[best + 1]);
+        snprintf(joined, sizeof(joined), "%.15s%.15s", parts[best], parts[best + 1]);
         snprintf(parts[best], sizeof(parts[best]), "%.15s", joined);
         memmove(parts + best + 1, parts + best + 2, (n - best - 2) * sizeof(parts[0]));
         n--;

@@ -4,22 +4,7 @@
 
 #include "base/file.h"
 #include "base/size.h"
-#include "check.h"
-#include "model/gguf_build.h"
-#include "model/tokenizer.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
-
-static const struct tokenizer_encode_options plain = {.add_bos = false, .parse_special = false};
+#include "model/tokenizer_kit.h"
 
 static const struct {
     const char *name;
