@@ -93,8 +93,11 @@ static enum err create_sequences(struct engine *e, struct err_msg *why)
 static void name_numeric_class(struct engine *e)
 {
     char text[1024];
-    int len = snprintf(text, sizeof text, "%s|%s|%s|exact", e->info.device.name,
-                       e->info.device.driver, kernels_build_hash(e->kernels));
+    const struct model_rope *r = &e->model->rope;
+    bool factors_long = r->factors_long != NULL && e->info.max_ctx > r->original_ctx;
+    int len =
+        snprintf(text, sizeof text, "%s|%s|%s|exact%s", e->info.device.name, e->info.device.driver,
+                 kernels_build_hash(e->kernels), factors_long ? "|long" : "");
     hash128_hex(text, (size_t)len, e->info.numeric_class);
     snprintf(e->info.shader_build, sizeof e->info.shader_build, "%s",
              kernels_build_hash(e->kernels));

@@ -43,7 +43,8 @@ struct engine_options {
 
 struct engine_info {
     struct gpu_device_info device;
-    char numeric_class[65]; /* hash of device, driver, shader build, mode */
+    char numeric_class[65]; /* hash of device, driver, shader build, mode; with LongRoPE, of its
+                               choice by max_ctx, too */
     char shader_build[65];  /* hash of all SPIR-V: part of the numeric class */
     uint32_t max_seqs;
     uint32_t max_ctx;

@@ -53,7 +53,9 @@ enum err oracle_create(const struct oracle_case *c, uint64_t seed, struct oracle
 void oracle_destroy(struct oracle **o);
 /* The case with nothing left to be filled in. */
 const struct oracle_case *oracle_case(const struct oracle *o);
-enum err oracle_write(const struct oracle *o, const char *path, struct err_msg *why) MUST_CHECK;
+/* omit: a key or a tensor that is left out of the file; NULL: none. */
+enum err oracle_write(const struct oracle *o, const char *path, const char *omit,
+                      struct err_msg *why) MUST_CHECK;
 
 /* Logits [count][ORACLE_VOCAB] of a sequence. *ret_margin: by how much, at least, an expert that
  * was chosen was ahead of one that was not (in router logits); infinity without experts. ERR_NOMEM.

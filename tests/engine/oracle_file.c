@@ -167,77 +167,94 @@ const struct oracle_case *oracle_case(const struct oracle *o)
     return &o->c;
 }
 
-static void number(struct gguf_writer *w, const struct oracle *o, const char *name, uint32_t value)
+/* What is being written, and the key or tensor that is left out of it (NULL: none). */
+struct writing {
+    struct gguf_writer *w;
+    const struct oracle_case *c;
+    const char *omit;
+};
+
+static bool omitted(const struct writing *w, const char *name)
 {
-    char key[96];
-    snprintf(key, sizeof key, "%s.%s", o->c.architecture, name);
-    if (value != 0)
-        gguf_write_u32(w, key, value);
+    return w->omit != NULL && strcmp(w->omit, name) == 0;
 }
 
-static void real(struct gguf_writer *w, const struct oracle *o, const char *name, float value)
+static void number(const struct writing *w, const char *name, uint32_t value)
 {
     char key[96];
-    snprintf(key, sizeof key, "%s.%s", o->c.architecture, name);
-    if (value != 0)
-        gguf_write_f32(w, key, value);
+    snprintf(key, sizeof key, "%s.%s", w->c->architecture, name);
+    if (value != 0 && !omitted(w, key))
+        gguf_write_u32(w->w, key, value);
 }
 
-static void write_rope(struct gguf_writer *w, const struct oracle *o, const struct oracle_case *c)
+static void real(const struct writing *w, const char *name, float value)
 {
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", w->c->architecture, name);
+    if (value != 0 && !omitted(w, key))
+        gguf_write_f32(w->w, key, value);
+}
+
+static void write_rope(const struct writing *w)
+{
+    const struct oracle_case *c = w->c;
     char key[96];
     snprintf(key, sizeof key, "%s.rope.scaling.type", c->architecture);
-    number(w, o, "rope.dimension_count", c->rope_dims);
-    real(w, o, "rope.freq_base", c->rope_base);
-    real(w, o, "rope.freq_base_swa", c->local_base);
+    number(w, "rope.dimension_count", c->rope_dims);
+    real(w, "rope.freq_base", c->rope_base);
+    real(w, "rope.freq_base_swa", c->local_base);
     if (c->rope == ORACLE_LINEAR)
-        gguf_write_str(w, key, "linear");
+        gguf_write_str(w->w, key, "linear");
     if (c->rope == ORACLE_YARN)
-        gguf_write_str(w, key, "yarn");
-    real(w, o, c->rope == ORACLE_OLD_LINEAR ? "rope.scale_linear" : "rope.scaling.factor",
-         c->factor);
-    real(w, o, "rope.scaling.attn_factor", c->attn_factor);
-    number(w, o, "rope.scaling.original_context_length", c->original_ctx);
+        gguf_write_str(w->w, key, "yarn");
+    real(w, c->rope == ORACLE_OLD_LINEAR ? "rope.scale_linear" : "rope.scaling.factor", c->factor);
+    real(w, "rope.scaling.attn_factor", c->attn_factor);
+    number(w, "rope.scaling.original_context_length", c->original_ctx);
 }
 
-/* The keys that llama.cpp's converters write for such a model; `c` is the case as it was given. */
-static void write_keys(struct gguf_writer *w, const struct oracle *o)
+/* The keys that llama.cpp's converters write for such a model. */
+static void write_keys(const struct writing *w)
 {
-    const struct oracle_case *c = &o->c;
+    const struct oracle_case *c = w->c;
     bool apart = c->head_size != c->n_embd / c->n_head;
-    gguf_write_str(w, "general.architecture", c->architecture);
-    number(w, o, "block_count", c->n_layer);
-    number(w, o, "context_length", ORACLE_CTX);
-    number(w, o, "embedding_length", c->n_embd);
-    number(w, o, "feed_forward_length", c->n_ff);
-    number(w, o, "attention.head_count", c->n_head);
-    number(w, o, "attention.head_count_kv", c->n_head_kv);
-    number(w, o, "attention.key_length", apart ? c->head_size : 0);
-    number(w, o, "attention.value_length", apart ? c->head_size : 0);
-    number(w, o, "attention.sliding_window", c->window);
-    number(w, o, "expert_count", c->n_expert);
-    number(w, o, "expert_used_count", c->n_expert_used);
+    gguf_write_str(w->w, "general.architecture", c->architecture);
+    number(w, "block_count", c->n_layer);
+    number(w, "context_length", ORACLE_CTX);
+    number(w, "embedding_length", c->n_embd);
+    number(w, "feed_forward_length", c->n_ff);
+    number(w, "attention.head_count", c->n_head);
+    number(w, "attention.head_count_kv", c->n_head_kv);
+    number(w, "attention.key_length", apart ? c->head_size : 0);
+    number(w, "attention.value_length", apart ? c->head_size : 0);
+    number(w, "attention.sliding_window", c->window);
+    number(w, "expert_count", c->n_expert);
+    number(w, "expert_used_count", c->n_expert_used);
     if (strcmp(c->architecture, "qwen3moe") == 0)
-        number(w, o, "expert_feed_forward_length", c->n_ff);
-    real(w, o, "attention.layer_norm_rms_epsilon", oracle_eps);
-    real(w, o, "attn_logit_softcapping", c->attn_cap);
-    real(w, o, "final_logit_softcapping", c->logit_cap);
-    write_rope(w, o, c);
+        number(w, "expert_feed_forward_length", c->n_ff);
+    real(w, "attention.layer_norm_rms_epsilon", oracle_eps);
+    real(w, "attn_logit_softcapping", c->attn_cap);
+    real(w, "final_logit_softcapping", c->logit_cap);
+    write_rope(w);
 }
 
-enum err oracle_write(const struct oracle *o, const char *path, struct err_msg *why)
+enum err oracle_write(const struct oracle *o, const char *path, const char *omit,
+                      struct err_msg *why)
 {
     struct gguf_writer *w = gguf_write_create();
     if (w == NULL)
         return err_set(why, ERR_NOMEM, "out of memory");
-    write_keys(w, o);
+    struct writing keys = {.w = w, .c = &o->c, .omit = omit};
+    write_keys(&keys);
     for (size_t i = 0; i < o->tensors_count; i++) {
         const struct oracle_tensor *t = &o->tensors[i];
-        gguf_write_tensor(w, str_of(t->name), TENSOR_F32, t->dims_count, t->dims);
+        if (!omitted(&keys, t->name))
+            gguf_write_tensor(w, str_of(t->name), TENSOR_F32, t->dims_count, t->dims);
     }
     enum err e = gguf_write_begin(w, path, why);
     for (size_t i = 0; i < o->tensors_count && e == ERR_OK; i++) {
         const struct oracle_tensor *t = &o->tensors[i];
+        if (omitted(&keys, t->name))
+            continue;
         e = gguf_write_data(
             w, t->data,
             t->dims[0] * max_u64(t->dims[1], 1) * max_u64(t->dims[2], 1) * sizeof *t->data, why);

@@ -227,6 +227,24 @@ static void run_model(const struct oracle *o, const struct model *m)
     engine_destroy(&e);
 }
 
+/* LongRoPE computes by max_ctx, so results of engines on two sides of the original context must not
+ * pass for equal. */
+static void longrope_class(const struct oracle *o, const struct model *m)
+{
+    struct run *into = &again;
+    uint32_t original = oracle_case(o)->original_ctx;
+    struct engine *shorter = open_engine(m, original, 13, &into);
+    struct engine *longer = open_engine(m, original + 1, 13, &into);
+    struct engine *longest = open_engine(m, original + 2, 13, &into);
+    if (shorter != NULL && longer != NULL && longest != NULL) {
+        CHECK(strcmp(engine_info(shorter)->numeric_class, engine_info(longer)->numeric_class) != 0);
+        CHECK_STR(engine_info(longest)->numeric_class, engine_info(longer)->numeric_class);
+    }
+    engine_destroy(&shorter);
+    engine_destroy(&longer);
+    engine_destroy(&longest);
+}
+
 static void run_case(const struct oracle_case *c, const char *path, struct check_rng *rng)
 {
     struct err_msg why;
@@ -239,10 +257,12 @@ static void run_case(const struct oracle_case *c, const char *path, struct check
         for (uint32_t t = 0; t < MAX_TOKENS; t++)
             prompts[s][t] = (uint32_t)check_rng_below(rng, ORACLE_VOCAB);
     CHECK_INT(oracle_create(c, check_rng_next(rng), &o), ERR_OK);
-    CHECK_OK(oracle_write(o, path, &why), why);
+    CHECK_OK(oracle_write(o, path, NULL, &why), why);
     CHECK_OK(model_open(path, &m, &why), why);
     if (m != NULL)
         run_model(o, m);
+    if (m != NULL && c->rope == ORACLE_LONGROPE)
+        longrope_class(o, m);
     model_close(&m);
     oracle_destroy(&o);
     unlink(path);
