@@ -72,8 +72,9 @@ static enum err take_penalties(const struct job_context *c, const struct rec_REQ
     return ERR_OK;
 }
 
-/* One spelling of a bad word: with a space before it, it is one that stands in a text. As in vLLM,
- * that one counts only where the space makes another token of as many. */
+/* One spelling of a bad word: without a space it stands at the beginning of a text, with one behind
+ * others. (vLLM leaves the second out where it has another number of tokens, so that a word which
+ * is one token behind a space is not banned there; nobody who writes the word can mean that.) */
 static enum err add_bad_word(const struct job_context *c, struct str word, bool space,
                              struct job *j, struct err_msg *why)
 {
@@ -91,11 +92,6 @@ static enum err add_bad_word(const struct job_context *c, struct str word, bool 
     size_t count = j->bad_ids.count - before;
     if (e != ERR_OK || count == 0)
         return e;
-    if (space && (j->bad_count == 0 || j->bad_lengths[j->bad_count - 1] != count ||
-                  j->bad_ids.ids[before] == j->bad_ids.ids[before - count])) {
-        j->bad_ids.count = before;
-        return ERR_OK;
-    }
     j->bad_lengths[j->bad_count++] = (uint32_t)count;
     return ERR_OK;
 }
