@@ -26,7 +26,7 @@ float capped(float s)
     if (p.softcap == 0.0)
         return s;
     precise float x = s / p.softcap;
-    precise float y = p.softcap * tanh(x);
+    precise float y = p.softcap * (abs(x) > 15.0 ? sign(x) : tanh(x)); /* a driver's sinh / cosh may overflow */
     return y;
 }
 

@@ -11,6 +11,6 @@ void main()
     if (i >= p.count)
         return;
     precise float x = F32s(p.x).v[i] / p.cap;
-    precise float y = p.cap * tanh(x);
+    precise float y = p.cap * (abs(x) > 15.0 ? sign(x) : tanh(x)); /* a driver's sinh / cosh may overflow */
     F32s(p.x).v[i] = y;
 }
