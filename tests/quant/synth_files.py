@@ -27,7 +27,8 @@ class Tester:
 
     def synth(self, shape, *more, name="x.gguf"):
         path = os.path.join(self.folder, name)
-        subprocess.run([self.bench, "synth", "--shape", shape, "-o", path, *more], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([self.bench, "synth", "--shape", shape, "-o", path, *more], check=True,
+                       stdout=subprocess.DEVNULL)
         return path
 
     def refuses(self, code, part, *arguments):
@@ -56,7 +57,8 @@ def check_scales(f, t):
         piece = content[:65536 // width * width]
         if t.type == "BF16":
             piece = b"".join(b"\0\0" + piece[i:i + 2] for i in range(0, len(piece), 2))
-        values = struct.unpack(f"<{len(piece) // (4 if t.type != 'F16' else 2)}{'e' if t.type == 'F16' else 'f'}", piece)
+        form = "e" if t.type == "F16" else "f"
+        values = [v for v, in struct.iter_unpack("<" + form, piece)]
         assert all(map(math.isfinite, values)), t.name
         assert 1e-4 < max(map(abs, values)) < 64, (t.name, max(map(abs, values)))
         return
@@ -126,8 +128,8 @@ def check_keys(f, shape, layers):
 
 # Types of q4_k_m; of four layers (more bits in layers 2 and 3: 4/8 = 0, (i - 0) % 3 == 2, i >= 3).
 MIX = {
-    "qwen2.5-0.5b": {"token_embd": "Q8_0", "attn_q": "Q5_0", "attn_k": "Q5_0", "attn_output": "Q5_0", "ffn_gate": "Q5_0",
-                     "ffn_up": "Q5_0", "attn_v": ["Q5_0", "Q5_0", "Q8_0", "Q8_0"],
+    "qwen2.5-0.5b": {"token_embd": "Q8_0", "attn_q": "Q5_0", "attn_k": "Q5_0", "attn_output": "Q5_0",
+                     "ffn_gate": "Q5_0", "ffn_up": "Q5_0", "attn_v": ["Q5_0", "Q5_0", "Q8_0", "Q8_0"],
                      "ffn_down": ["Q4_K", "Q4_K", "Q6_K", "Q6_K"]},
     "qwen2.5-7b": {"token_embd": "Q4_K", "output": "Q6_K", "attn_v": "Q6_K", "attn_q": "Q4_K"},
     "llama-3.2-1b": {"token_embd": "Q6_K", "attn_k": "Q4_K", "ffn_down": ["Q4_K", "Q4_K", "Q6_K", "Q6_K"]},
