@@ -1,15 +1,12 @@
-/* chat_match.c's one function for chat.c. */
+/* What only tests of chat.c need. */
 #ifndef OCTO_MODEL_CHAT_IMPL_H
 #define OCTO_MODEL_CHAT_IMPL_H
 
-#include <stdbool.h>
+#include <time.h>
 
-#include "base/err.h"
-#include "base/str.h"
+#include "model/chat.h"
 
-/* Whether a Jinja chat template does exactly what plain ChatML does: for every message
- * <|im_start|>ROLE\nCONTENT<|im_end|>\n, then <|im_start|>assistant\n. ERR_NOMEM is the only error.
- */
-enum err chat_is_chatml(struct str source, bool *ret) MUST_CHECK;
+/* The time that strftime_now() answers, instead of the clock's local time. */
+void chat_template_set_time(struct chat_template *t, const struct tm *now);
 
 #endif

@@ -1,10 +1,10 @@
-/* Chat prompts: which templates are ChatML, what a prompt looks like, and that a user's text stays
+/* Chat prompts: where templates come from, what a prompt looks like, and that a user's text stays
  * text. Arguments: the shipped model, the golden folder. */
 #include <jansson.h>
 
 #include "base/size.h"
 #include "check.h"
-#include "model/chat.h"
+#include "model/chat_impl.h"
 #include "model/gguf_build.h"
 
 enum { MAX_MESSAGES = 32 };
@@ -63,44 +63,15 @@ static const char *const chatml[] = {
     "}}{% endfor %}" TAIL,
 };
 
-static const char *const others[] = {
-    "",
-    "x",
-    LOOP, /* no generation prompt */
-    TAIL,
-    LOOP TAIL "x",
-    LOOP TAIL TAIL,
-    "{{ bos_token }}" LOOP TAIL,
-    "{% for m in messages[1:] %}" BODY "{% endfor %}" TAIL,
-    "{% for m in messages if m.role != 'system' %}" BODY "{% endfor %}" TAIL,
-    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content']|trim + "
-    "'<|im_end|>\\n'}}{% endfor %}" TAIL,
-    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>'}}{% "
-    "endfor %}" TAIL,
-    "{% for m in messages %}{{'<|im_start|>' + m['content'] + '\\n' + m['role'] + "
-    "'<|im_end|>\\n'}}{% endfor %}" TAIL,
-    "{% for m in messages %}{{'<|im_start|>' + x['role'] + '\\n' + m['content'] + "
-    "'<|im_end|>\\n'}}{% endfor %}" TAIL,
-    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}{{ "
-    "'<|im_start|>system\\nYou are a helpful "
-    "assistant.<|im_end|>\\n' }}{% endif %}" BODY "{% endfor %}" TAIL, /* Qwen2 */
-    "{% for m in messages %}" BODY " {% endfor %}" TAIL,               /* a blank that stays */
-    LOOP "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>\\n' }}{% endif %}",
-    LOOP "{% if not add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
-    LOOP "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% else %}{{ eos_token "
-         "}}{% endif %}",
-    LOOP "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}",
-    "{% for m in messages %}{% for n in messages %}" BODY "{% endfor %}{% endfor %}" TAIL,
-    "{% set messages = x %}" LOOP TAIL,
-    "{% set add_generation_prompt = false %}" LOOP TAIL,
-    "{% set a = '<|im_start|>' %}{% set a = 'x' %}" LOOP TAIL,
-    LOOP "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' {% endif %}",
+/* Not templates, or more than chat templates may ask for. */
+static const char *const broken[] = {
     LOOP TAIL "{{",
     LOOP TAIL "{{ }}",
     LOOP TAIL "{{ 'x",
     LOOP TAIL "{% macro x() %}",
-    "\x03<|im_start|>\x01\n\x02<|im_end|>\n\x04\x05<|im_start|>assistant\n\x06",
-    "<|im_start|> and <|im_end|> are only mentioned",
+    "{% include 'other' %}",
+    "{% endfor %}",
+    "{{ messages | nosuch }}",
 };
 
 static void test_templates(void)
@@ -111,19 +82,131 @@ static void test_templates(void)
         if (!CHECK(e == ERR_OK))
             fprintf(stderr, "    chatml[%zu]: %s\n", i, why.text);
     }
-    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
-        enum err e = create(others[i], NULL, &why);
-        if (!CHECK(e == ERR_UNSUPPORTED))
-            fprintf(stderr, "    others[%zu] was taken for ChatML\n", i);
+    for (size_t i = 0; i < ARRAY_LEN(broken); i++) {
+        CHECK_ERR(create(broken[i], NULL, &why), ERR_UNSUPPORTED);
         CHECK_HAS(why.text, "--chat-template chatml");
         CHECK_HAS(why.text, "FILE: ");
-        CHECK_OK(create(others[i], "chatml", &why), why);
+        CHECK_HAS(why.text, "line 1: ");
+        CHECK_OK(create(broken[i], "chatml", &why), why);
     }
     CHECK_ERR(create(NULL, NULL, &why), ERR_UNSUPPORTED);
     CHECK_HAS(why.text, "has no chat template; --chat-template chatml");
     CHECK_OK(create(NULL, "chatml", &why), why);
     CHECK_ERR(create(LOOP TAIL, "llama3", &why), ERR_UNSUPPORTED);
-    CHECK_HAS(why.text, "'llama3' is not known (known: chatml)");
+    CHECK_HAS(why.text, "'llama3' is not known (known: chatml, ");
+    CHECK_ERR(create(LOOP TAIL, "no/such/file.jinja", &why), ERR_IO);
+    CHECK_HAS(why.text, "no/such/file.jinja");
+}
+
+/* One rendered prompt; a user's parts in brackets. */
+static void expect_prompt(const struct chat_template *t, const struct chat_message *messages,
+                          size_t count, const char *want)
+{
+    struct chat_prompt p = {0};
+    struct buf text = {0};
+    struct err_msg why;
+    size_t at = 0;
+    CHECK_OK(chat_template_render(t, messages, count, &p, &why), why);
+    for (size_t i = 0; i < p.pieces_count; i++) {
+        const struct chat_piece *piece = &p.pieces[i];
+        CHECK(piece->begin == at && piece->end > at);
+        CHECK(buf_printf(&text, piece->special ? "%.*s" : "[%.*s]", (int)(piece->end - at),
+                         p.text.data + at) == ERR_OK);
+        at = piece->end;
+    }
+    CHECK_INT(at, p.text.len);
+    CHECK_STR(buf_cstr(&text), want);
+    buf_free(&text);
+    chat_prompt_free(&p);
+}
+
+/* bos and eos come from the vocabulary, named templates by their names, a file by its path; the
+ * clock is ours. */
+static void test_sources(const char *golden)
+{
+    static const char *const tokens[] = {"<s>", "</s>", "x"};
+    const struct chat_message m[] = {{STR_LIT("user"), STR_LIT("Hi </s>")},
+                                     {STR_LIT("system"), STR_LIT("S")}};
+    struct gguf_build build = {0};
+    struct gguf *g = NULL;
+    struct chat_template *t = NULL;
+    struct err_msg why;
+    char path[4096];
+    build_kv_array(&build, "tokenizer.ggml.tokens", GGUF_STR, 3);
+    for (size_t i = 0; i < 3; i++)
+        build_text(&build.kvs, tokens[i]);
+    build_kv_u32(&build, "tokenizer.ggml.bos_token_id", 0);
+    build_kv_u32(&build, "tokenizer.ggml.eos_token_id", 1);
+    build_kv_str(
+        &build, "tokenizer.chat_template.default",
+        "{{ bos_token }}{% for m in messages %}{{ m.content|trim }}{{ eos_token }}{% endfor %}");
+    build_kv_str(&build, "tokenizer.chat_template.dated",
+                 "{{ strftime_now('%d %B %Y') }} {{ tools is none }}{{ unk_token }} {{ "
+                 "messages[0].content }}");
+    struct buf file = build_finish(&build);
+    CHECK_OK(gguf_open_memory(file.data, file.len, "FILE", &g, &why), why);
+    if (g == NULL)
+        return;
+    CHECK_OK(chat_template_create(g, NULL, &t, &why), why);
+    if (t != NULL)
+        expect_prompt(t, m, 2, "<s>[Hi </s>]</s>[S]</s>");
+    chat_template_destroy(&t);
+    CHECK_OK(chat_template_create(g, "dated", &t, &why), why);
+    if (t != NULL) {
+        const struct tm now = {.tm_year = 125, .tm_mon = 6, .tm_mday = 4};
+        chat_template_set_time(t, &now);
+        expect_prompt(t, m, 1, "04 July 2025 True [Hi </s>]");
+    }
+    chat_template_destroy(&t);
+    snprintf(path, sizeof(path), "%s/templates/google-gemma-2-2b-it.jinja", golden);
+    CHECK_OK(chat_template_create(g, path, &t, &why), why);
+    if (t != NULL) {
+        struct chat_prompt p = {0};
+        expect_prompt(t, m, 1,
+                      "<s><start_of_turn>user\n[Hi </s>]<end_of_turn>\n<start_of_turn>model\n");
+        const struct chat_message twice[] = {m[0], m[0]};
+        CHECK_ERR(chat_template_render(t, twice, 2, &p, &why), ERR_FORMAT);
+        CHECK_STR(
+            why.text,
+            "the model's chat template refuses these messages: Conversation roles must alternate "
+            "user/assistant/user/assistant/...");
+        CHECK_ERR(chat_template_render(t, m + 1, 1, &p, &why), ERR_FORMAT);
+        CHECK_HAS(why.text, "System role not supported");
+    }
+    chat_template_destroy(&t);
+    gguf_close(&g);
+    buf_free(&file);
+}
+
+/* A usual conversation takes well under 100 microseconds; the test allows for a slow, busy machine.
+ */
+static void test_speed(const struct gguf *g, const char *golden)
+{
+    const struct chat_message m[] = {
+        {STR_LIT("system"), STR_LIT("You are a helpful assistant.")},
+        {STR_LIT("user"), STR_LIT("What is the capital of France?")},
+        {STR_LIT("assistant"), STR_LIT("Paris.")},
+        {STR_LIT("user"), STR_LIT("And of Spain? Answer with one word.")}};
+    enum { ROUNDS = 200 };
+    struct chat_template *t = NULL;
+    struct err_msg why;
+    char path[4096];
+    snprintf(path, sizeof(path), "%s/templates/Qwen-Qwen3-0.6B.jinja", golden);
+    CHECK_OK(chat_template_create(g, path, &t, &why), why);
+    struct timespec begin, end;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin);
+    for (int i = 0; t != NULL && i < ROUNDS; i++) {
+        struct chat_prompt p = {0};
+        CHECK_OK(chat_template_render(t, m, ARRAY_LEN(m), &p, &why), why);
+        chat_prompt_free(&p);
+    }
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+    double us =
+        ((double)(end.tv_sec - begin.tv_sec) * 1e9 + (double)(end.tv_nsec - begin.tv_nsec)) / 1e3 /
+        ROUNDS;
+    printf("%.1f us to render Qwen3's template\n", us);
+    CHECK(us < 2000);
+    chat_template_destroy(&t);
 }
 
 /* Every prompt of greedy.jsonl has the ids that the model's makers computed. */
@@ -274,12 +357,14 @@ int main(int argc, char **argv)
     struct err_msg why;
     (void)argc;
     test_templates();
+    test_sources(argv[2]);
     struct gguf *g = open_gguf(argv[1]);
     CHECK_OK(chat_template_create(g, NULL, &t, &why),
              why); /* the shipped model's own template is ChatML */
     CHECK_OK(tokenizer_create(g, NULL, &tok, &why), why);
     if (t != NULL && tok != NULL) {
         test_golden(t, tok, argv[2]);
+        test_speed(g, argv[2]);
         test_render(t);
         test_injection(t, tok);
         test_across_pieces(t, tok);
