@@ -43,7 +43,7 @@ static const struct option table[] = {
     {"no-prefix-cache", 0, OPTION_FLAG, AT(no_prefix_cache),
      .help = "do not keep the KV cache of finished prompts for later ones"},
     {"chat-template", 0, OPTION_STRING, AT(chat_template), .arg = "NAME",
-     .help = "chat template instead of the model's: chatml"},
+     .help = "chat template instead of the model's: chatml, or a FILE.jinja"},
     {"pre-tokenizer", 0, OPTION_STRING, AT(pre_tokenizer), .arg = "NAME",
      .help = "pre-tokenizer instead of the model's: see octoflow tokenize --help"},
     {"Heat and power", .type = OPTION_SECTION},

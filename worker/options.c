@@ -29,7 +29,7 @@ static const struct option table[] = {
          "the worker's name in the broker's lists (default HOST:DEVICE_NUMBER, and #2 .. for more "
          "workers there); no two may share one"},
     {"chat-template", 0, OPTION_STRING, AT(chat_template), .arg = "NAME",
-     .help = "chat template instead of the file's: chatml"},
+     .help = "chat template instead of the file's: chatml, or a FILE.jinja"},
     {"pre-tokenizer", 0, OPTION_STRING, AT(pre_tokenizer), .arg = "NAME",
      .help = "pre-tokenizer instead of the file's: see octoflow tokenize --help"},
     {"Sizes", .type = OPTION_SECTION},
