@@ -10,7 +10,7 @@
  * wrote, through concatenation, slicing, stripping, splitting, replacing; whatever else is computed
  * from a user's text is wholly the user's.
  *
- * Not here: includes, inheritance, imports, HTML escaping filters (a clear error each). */
+ * Not here: includes, inheritance, imports (a clear error each). */
 #ifndef OCTO_MODEL_JINJA_H
 #define OCTO_MODEL_JINJA_H
 

@@ -113,6 +113,19 @@ FILTER(safe)
     return true;
 }
 
+/* HTML's characters replaced, unless it went through `safe`; adding to a safe text does just that.
+ */
+FILTER(escape)
+{
+    struct jval text, safe_nothing;
+    UNUSED(args);
+    UNUSED(raw);
+    if (!jtext_str(vm, self, &text) || !jstr_new(vm, (struct str){0}, false, &safe_nothing))
+        return false;
+    safe_nothing.markup = true;
+    return jeval_add(vm, safe_nothing, text, ret);
+}
+
 FILTER(indent)
 {
     struct jval lines, width = args[0];
@@ -420,6 +433,8 @@ const struct jfunction_def jfilter_text_rows[] = {
     {"replace", "old new ?count", replace},
     {"string", "", string},
     {"safe", "", safe},
+    {"escape", "", escape},
+    {"e", "", escape},
     {"indent", "?width ?first ?blank", indent},
     {"tojson", "?ensure_ascii ?indent ?separators ?sort_keys", tojson},
     {"default", "?default_value ?boolean", default_},

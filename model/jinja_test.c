@@ -45,7 +45,7 @@ SIMPLE(mapping, self.kind == JV_DICT)
 SIMPLE(sequence, has_items(self) || self.kind == JV_UNDEF)
 SIMPLE(iterable, has_items(self) || self.kind == JV_UNDEF || self.kind == JV_ITER ||
                      self.kind == JV_VIEW || self.kind == JV_LOOP)
-SIMPLE(callable, is_callable(self))
+SIMPLE(callable, is_callable(self) || self.kind == JV_UNDEF)
 
 static bool remainder_of(struct jvm *vm, struct jval v, struct jval by, double *ret)
 {

@@ -27,6 +27,7 @@ VARIABLES = {'s': 'Hello, World',
 
 # Each inside of {{ }}.
 EXPRESSIONS = [
+    "html | e", "html | safe | e", "'<' + (html | escape)", "missing | e", "5 | e", "missing is callable",
     '{}', "'a", 'a b', ')', '(1', '1 |', '| upper', 'a.', '$', '\'a\' \'b\' "c"',
     "'\\n\\t\\\\\\x41\\u00e9\\U0001f600\\101\\q'", '007', '0', "[1, 'a', none, true, 2.0, [], {}]",
     '{\'a\': 1, 2: \'b\', none: [1], \'q\\\'\': \'x"\'}', '[1, 2,]', "{'a': 1,}",
