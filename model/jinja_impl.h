@@ -152,6 +152,8 @@ struct jparser {
 };
 /* Notes the first error with the token's line; returns NULL. */
 void *jparse_fail(struct jparser *p, uint32_t line, const char *fmt, ...) PRINTF_LIKE(3, 4);
+/* The same with another error and a text of its own. */
+void *jparse_fail_as(struct jparser *p, enum err e, uint32_t line, const char *text);
 struct jnode *jparse_node(struct jparser *p, enum jnode_kind kind, uint32_t line);
 bool jparse_append(struct jparser *p, struct jnode_list *list, struct jnode *n);
 /* Sets n's depth from its children; NULL when it is too deep. */
@@ -163,6 +165,9 @@ bool jparse_is_op(const struct jparser *p, uint16_t op);
 bool jparse_skip_op(struct jparser *p, uint16_t op);
 bool jparse_skip_name(struct jparser *p, const char *name);
 bool jparse_expect_op(struct jparser *p, uint16_t op);
+struct jnode *jparse_constant(struct jparser *p, struct jval v);
+/* The node's value: undefined, with the name for messages. */
+bool jparse_undefined(struct jparser *p, struct jnode *n);
 /* NULL on failure. */
 struct jnode *jparse_expr(struct jparser *p, bool with_condition);
 struct jnode *jparse_primary(struct jparser *p);
@@ -172,8 +177,8 @@ struct jnode *jparse_tuple(struct jparser *p, bool simple, bool with_condition, 
 /* Filters after node; start: the filter's name comes at once, without a bar. */
 struct jnode *jparse_filters(struct jparser *p, struct jnode *node, bool start);
 
-/* jinja_check.c: filters and tests that are not there, outside of conditions (inside, they are errors when they
- * run). */
+/* jinja_check.c: filters and tests that are not there, outside of conditions (inside, they are
+ * errors when they run). */
 bool jcheck_names(struct jparser *p, const struct jnode_list *body, bool soft);
 
 /* ---- the machine ---- */
@@ -368,7 +373,8 @@ struct jmethod_def {
 };
 const struct jfunction_def *jfilter_find(struct str name);
 const struct jfunction_def *jtest_find(struct str name);
-extern const struct jmethod_def jmethod_text_rows[]; /* ends with a NULL name */
+/* Each ends with a NULL name. */
+extern const struct jmethod_def jmethod_text_rows[], jmethod_seq_rows[];
 const struct jmethod_def *jmethod_find(enum jval_kind kind, struct str name);
 bool jargs_call(struct jvm *vm, const struct jfunction_def *f, struct jval self,
                 const struct jargs *args, struct jval *ret);
