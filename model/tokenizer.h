@@ -1,9 +1,9 @@
 /* Text to token ids and back, from a GGUF's tokenizer.ggml.* keys.
  *
- * Byte-level BPE (tokenizer.ggml.model "gpt2") with the pre-tokenizer named in tokenizer.ggml.pre, and
- * SentencePiece ("llama": scores, byte fallback). Encoding is O(n log n) in the text's length.
- * Thread-safety: a tokenizer is immutable; any number of threads may encode with one (each call has its
- * own scratch). */
+ * Byte-level BPE (tokenizer.ggml.model "gpt2") with the pre-tokenizer named in tokenizer.ggml.pre,
+ * and SentencePiece ("llama": scores, byte fallback). Encoding is O(n log n) in the text's length.
+ * Thread-safety: a tokenizer is immutable; any number of threads may encode with one (each call has
+ * its own scratch). */
 #ifndef OCTO_MODEL_TOKENIZER_H
 #define OCTO_MODEL_TOKENIZER_H
 
@@ -47,22 +47,23 @@ const uint32_t *tokenizer_end_tokens(const struct tokenizer *t, size_t *ret_coun
 struct tokenizer_encode_options {
     bool add_bos;       /* put bos first if the model wants one */
     bool add_eos;       /* put eos last if the model wants one; not for a text to go on with */
-    bool parse_special; /* "<|im_start|>" in the text becomes its token (templates); false: plain text */
+    bool parse_special; /* "<|im_start|>" in the text becomes its token (templates); false: plain
+                           text */
 };
 
 /* Appends the text's ids. Invalid UTF-8: ERR_FORMAT with the byte offset. */
 enum err tokenizer_encode(const struct tokenizer *t, struct str text,
                           struct tokenizer_encode_options o, struct tokens *out,
                           struct err_msg *why) MUST_CHECK;
-/* A token's bytes (may be part of a character), until tokenizer_destroy(). Control tokens give their text;
- * an id outside the vocabulary gives the empty string. In SentencePiece words have their space before them,
- * also the first one of a completion: it goes on after the prompt. */
+/* A token's bytes (may be part of a character), until tokenizer_destroy(). Control tokens give
+ * their text; an id outside the vocabulary gives the empty string. In SentencePiece words have
+ * their space before them, also the first one of a completion: it goes on after the prompt. */
 struct str tokenizer_piece(const struct tokenizer *t, uint32_t id);
 /* Control tokens and the unknown token: they stand for no text. */
 bool tokenizer_is_control(const struct tokenizer *t, uint32_t id);
-/* Appends the text of ids, a whole text; control tokens are left out unless `with_special`. Where encoding
- * puts a space before a text (SentencePiece), a space at the beginning of the first token is left out. The
- * bytes may be invalid UTF-8 if the ids are: see text_stream.h. */
+/* Appends the text of ids, a whole text; control tokens are left out unless `with_special`. Where
+ * encoding puts a space before a text (SentencePiece), a space at the beginning of the first token
+ * is left out. The bytes may be invalid UTF-8 if the ids are: see text_stream.h. */
 enum err tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count,
                           bool with_special, struct buf *out) MUST_CHECK;
 

@@ -1,5 +1,6 @@
-/* Pre-tokenizers: how byte-level BPE cuts text into words before it merges. The tokenizer uses them; on their
- * own they are for tests. Thread-safety: a pretokenizer is immutable, a scan belongs to one thread. */
+/* Pre-tokenizers: how byte-level BPE cuts text into words before it merges. The tokenizer uses
+ * them; on their own they are for tests. Thread-safety: a pretokenizer is immutable, a scan belongs
+ * to one thread. */
 #ifndef OCTO_MODEL_TOKENIZER_PRE_H
 #define OCTO_MODEL_TOKENIZER_PRE_H
 
@@ -26,7 +27,8 @@ const struct pre_definition *pre_at(size_t i);          /* NULL: i is beyond the
 enum err pre_unknown(struct str name, struct err_msg *why) MUST_CHECK;
 
 struct pretokenizer; /* compiled regular expressions */
-enum err pretokenizer_create(struct str name, struct pretokenizer **ret, struct err_msg *why) MUST_CHECK;
+enum err pretokenizer_create(struct str name, struct pretokenizer **ret,
+                             struct err_msg *why) MUST_CHECK;
 void pretokenizer_destroy(struct pretokenizer **p);
 unsigned pretokenizer_flags(const struct pretokenizer *p);
 

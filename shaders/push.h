@@ -30,7 +30,7 @@
 /* out[r, :] = table[ids[r], :] * scale, dequantized (scale 0: 1). */
 #define PUSH_EMBED ADDR(table) ADDR(ids) ADDR_OUT U32(rows) U32(n_embd) U32(n_vocab) F32(scale)
 
-/* out[r, :] = x[idx[r], :] * weight / sqrt(mean(x[idx[r], :]^2) + eps)  (+ residual[r, :] if residual); idx 0: r itself.
+/* out[r, :] = x[idx[r], :] * weight / sqrt(mean(x[idx[r], :]^2) + eps)  (+ residual[r, :] if residual); idx 0: r.
  * Row r begins at (r / heads) * stride + (r % heads) * cols floats: heads > 1 norms each head of a row by itself, rows
  * counts heads. heads 0: rows packed. out may be x or residual. (Zhang & Sennrich 2019, Root Mean Square Layer Norm) */
 #define PUSH_RMSNORM                                                                               \
@@ -60,7 +60,7 @@
 #define PUSH_SOFTCAP ADDR(x) U32(count) U32(row_groups) F32(cap)
 
 /* Rotates q and k (pairs (i, i + rope_dims/2), "neox"; adjacent: (2i, 2i + 1); Su et al. 2021, RoFormer) by pos[r] and
- * writes k and v into their pages. qkv: row r holds q [n_head][head_size], k [n_head_kv][head_size], v [n_head_kv][head_size].
+ * writes k and v into their pages. qkv: row r holds q [n_head][head_size], k and v [n_head_kv][head_size] each.
  * q is rotated in place; k, v go to the page pages[seq[r]][pos[r] / PAGE_TOKENS], as f16.
  * angles: float2 [n_ctx][rope_dims/2] = (cos, sin) by position and pair: model_rope_angles(). */
 #define PUSH_ROPE                                                                                  \

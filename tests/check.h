@@ -1,5 +1,5 @@
-/* The checks of every test program: they print file:line and what was seen, count, and go on, so that one
- * run shows every failure. A test's main ends with `return check_report();`. */
+/* The checks of every test program: they print file:line and what was seen, count, and go on, so
+ * that one run shows every failure. A test's main ends with `return check_report();`. */
 #ifndef OCTO_TESTS_CHECK_H
 #define OCTO_TESTS_CHECK_H
 
@@ -40,7 +40,7 @@ static inline bool check_fail(const char *file, int line, const char *what)
         enum err check_e = (call), check_want = (want);                                            \
         if (check_e != check_want) {                                                               \
             check_fail(__FILE__, __LINE__, #call);                                                 \
-            fprintf(stderr, "    got \"%s\", expected \"%s\"\n", err_name(check_e),              \
+            fprintf(stderr, "    got \"%s\", expected \"%s\"\n", err_name(check_e),                \
                     err_name(check_want));                                                         \
         }                                                                                          \
     } while (0)
@@ -61,7 +61,7 @@ static inline bool check_fail(const char *file, int line, const char *what)
         const char *check_g = (got), *check_w = (want);                                            \
         if (check_g == NULL || strcmp(check_g, check_w) != 0) {                                    \
             check_fail(__FILE__, __LINE__, #got);                                                  \
-            fprintf(stderr, "    got \"%s\", expected \"%s\"\n", check_g ? check_g : "(null)",   \
+            fprintf(stderr, "    got \"%s\", expected \"%s\"\n", check_g ? check_g : "(null)",     \
                     check_w);                                                                      \
         }                                                                                          \
     } while (0)
@@ -73,7 +73,7 @@ static inline bool check_fail(const char *file, int line, const char *what)
         const char *check_t = (text), *check_p = (part);                                           \
         if (strstr(check_t, check_p) == NULL) {                                                    \
             check_fail(__FILE__, __LINE__, #text);                                                 \
-            fprintf(stderr, "    \"%s\" does not contain \"%s\"\n", check_t, check_p);           \
+            fprintf(stderr, "    \"%s\" does not contain \"%s\"\n", check_t, check_p);             \
         }                                                                                          \
     } while (0)
 
@@ -86,7 +86,8 @@ static inline int check_report(void)
     return check_failures > 0 || check_count == 0;
 }
 
-/* splitmix64: the tests' random numbers. The seed comes from OCTO_TEST_SEED or the test's default and is printed. */
+/* splitmix64: the tests' random numbers. The seed comes from OCTO_TEST_SEED or the test's default
+ * and is printed. */
 struct check_rng {
     uint64_t state;
 };

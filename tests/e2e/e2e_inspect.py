@@ -47,7 +47,8 @@ def vocabularies(bench):
         says, _ = inspect(bench, path)
         tokenizer, chat = says.get("tokenizer", ""), says.get("chat", "")
         bench.check(re.match(r"yes \(\w+, pre-tokenizer [\w.-]+\): [1-9]\d+ tokens$", tokenizer) or
-                    re.match(r"no \(\w+, pre-tokenizer [\w.-]+\): .{10,}", tokenizer), f"{name}: tokenizer: {tokenizer}")
+                    re.match(r"no \(\w+, pre-tokenizer [\w.-]+\): .{10,}", tokenizer),
+                    f"{name}: tokenizer: {tokenizer}")
         bench.check(chat == "yes" or re.match(r"no: .{10,}", chat), f"{name}: chat: {chat}")
         bench.has(says.get("model", ""), "no: a vocabulary without tensors", name)
         bench.same(says.get("runs"), "no", f"{name}: runs")
