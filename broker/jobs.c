@@ -370,9 +370,10 @@ size_t jobs_lease(struct jobs *j, const struct jobs_want *want, struct job **ret
             continue;
         while (b->heap_len > 0 && count < want->max_jobs) {
             struct job *job = b->heap[0];
-            if (count > 0 && bytes + job->body_bytes > want->max_bytes)
+            uint64_t size = job->body_bytes + jobs_checkpoint(job).len; /* both travel with it */
+            if (count > 0 && bytes + size > want->max_bytes)
                 return count;
-            bytes += job->body_bytes;
+            bytes += size;
             move_to(j, job, JOB_LEASED);
             job->epoch = (uint64_t)j->generation << 32 | ++j->last_epoch;
             job->owner = want->owner;

@@ -449,7 +449,10 @@ enum err server_open(uv_loop_t *loop, const struct server_options *o, struct ser
         server_close(&s);
         return e;
     }
+    /* a large ledger takes long to load: the time to claim leases begins now */
     s->last_tick_ns = clock_mono_ns();
+    jobs_delay(s->jobs, s->last_tick_ns - s->now_ns);
+    s->now_ns = s->last_tick_ns;
     uint64_t tick_ms = max_u64(10, min_u64(250, o->heartbeat_ms / 4));
     uv_timer_start(&s->timer, on_timer, tick_ms, tick_ms);
     log_info("broker started listen=%s ledger=%s id=%s generation=%u unfinished=%zu", o->endpoint,

@@ -237,7 +237,8 @@ enum err proto_socket_send(struct proto_socket *s, const struct proto_peer *to, 
 
 void proto_socket_drop(struct proto_socket *s, const struct proto_peer *to)
 {
-    struct peer_queue **at = find_queue(s, to);
+    static const struct proto_peer broker;
+    struct peer_queue **at = find_queue(s, s->router ? to : &broker);
     if (*at != NULL)
         free_queue(s, at);
 }

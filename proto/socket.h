@@ -59,7 +59,7 @@ enum err proto_socket_open(uv_loop_t *loop, const struct proto_socket_options *o
  * and so is what was queued for it; ERR_RANGE: the message does not encode. */
 enum err proto_socket_send(struct proto_socket *s, const struct proto_peer *to, const struct msg *m,
                            struct err_msg *why) MUST_CHECK;
-/* Frees what is queued for the peer (one whose session has ended, say). */
+/* Frees what is queued for the peer (one whose session has ended, say; `to` NULL on a DEALER). */
 void proto_socket_drop(struct proto_socket *s, const struct proto_peer *to);
 /* Stops receiving: closes handles; memory is freed once the loop has run its close callbacks.
  * linger_ms: how long unsent messages are kept trying (the loop blocks for that long at most); what

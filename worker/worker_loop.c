@@ -19,6 +19,10 @@ static bool on_send(void *user, const struct msg *m)
 {
     struct worker *w = user;
     struct err_msg why = {{0}};
+    /* What waits is of an older session, or the last HELLO: a broker that is away for hours must
+     * not find thousands of them. Results are kept and sent again, leases not named are free. */
+    if (m->type == MSG_TYPE_HELLO)
+        proto_socket_drop(w->socket, NULL);
     enum err e = proto_socket_send(w->socket, NULL, m, &why);
     if (e != ERR_OK && !w->said_full)
         log_warn("message not sent, trying again later error=\"%s\"", why.text);

@@ -212,6 +212,10 @@ static void test_checkpoints(void)
     jobs_finished(j, 1);
     jobs_keep_checkpoint(j, jobs_find(j, 2), (struct str){big, 95});
     CHECK_INT(jobs_checkpoint(jobs_find(j, 2)).len, 95);
+    struct job *got[2];
+    add(j, b, 3, 3);
+    struct jobs_want want = {.owner = 5, .max_jobs = 2, .max_bytes = 250};
+    CHECK_INT(jobs_lease(j, &want, got), 1); /* checkpoints travel with the bodies */
     jobs_destroy(&j);
 }
 

@@ -385,6 +385,27 @@ static void test_restart(void)
     loop_finish(&loop, &p);
 }
 
+/* A DEALER takes back what waits for a broker that is away. */
+static void test_drop_away(void)
+{
+    uv_loop_t loop;
+    uv_loop_init(&loop);
+    struct place p;
+    place_make(&p);
+    struct echo echo = {0};
+    struct proto_socket_stats st;
+    echo_open(&echo, &loop, p.endpoint);
+    echo_send(&echo, 10);
+    proto_socket_get_stats(echo.socket, &st);
+    CHECK_INT(st.queued_peers, 1);
+    proto_socket_drop(echo.socket, NULL);
+    proto_socket_get_stats(echo.socket, &st);
+    CHECK_INT(st.queued_bytes, 0);
+    CHECK_INT(st.dropped, 10);
+    proto_socket_close(&echo.socket, 0);
+    loop_finish(&loop, &p);
+}
+
 /* Closing from inside a callback, with more to read. */
 static void closing_message(void *user, const struct proto_peer *from, const struct msg *m)
 {
@@ -470,6 +491,7 @@ int main(void)
     test_garbage(&rng);
     test_stalled_and_vanished();
     test_restart();
+    test_drop_away();
     test_close_in_callback();
     return check_report();
 }
