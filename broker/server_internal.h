@@ -36,6 +36,7 @@ struct session {
     uint64_t number; /* broker generation in the high 32 bits */
     struct session *next;
     struct proto_peer peer;
+    struct proto_peer replaced; /* connection of the same name's session before; len 0: none */
     enum session_state state;
     struct arena arena; /* of the texts */
     char *worker, *host, *device, *numeric_class;

@@ -23,6 +23,11 @@ void worker_free_sessions(struct server *s)
     }
 }
 
+static bool same_peer(const struct proto_peer *a, const struct proto_peer *b)
+{
+    return a->len == b->len && memcmp(a->id, b->id, a->len) == 0;
+}
+
 static struct session *find_session(struct server *s, uint64_t number)
 {
     for (struct session *w = s->sessions; w != NULL; w = w->next) {
@@ -168,6 +173,7 @@ static void hello(struct server *s, const struct proto_peer *from, const struct 
              w->worker, w->host, w->device, w->models[0], w->numeric_class, h->holding.count,
              lost_count);
     if (old != NULL) {
+        w->replaced = same_peer(&old->peer, from) ? old->replaced : old->peer;
         if (old->state != SESSION_LOST) {
             /* who still holds leases has not died: the others never reached it, and cost nothing */
             bool died = h->holding.count == 0;
@@ -481,8 +487,31 @@ static uint64_t session_number(const struct msg *m)
     }
 }
 
+/* The session that took over from this connection. A worker has one connection at a time, and an
+ * answer on a dead one reaches nobody: who hears this is a second, living worker of that name. The
+ * two would take each other's jobs away for ever, and use up their attempts. */
+static const struct session *find_twin(const struct server *s, const struct proto_peer *from)
+{
+    for (const struct session *w = s->sessions; w != NULL; w = w->next) {
+        if (w->state != SESSION_LOST && from->len > 0 && same_peer(&w->replaced, from))
+            return w;
+    }
+    return NULL;
+}
+
 void worker_message(struct server *s, const struct proto_peer *from, const struct msg *m)
 {
+    const struct session *twin = find_twin(s, from);
+    if (twin != NULL) {
+        char text[PROTO_MAX_ID_BYTES + 100];
+        snprintf(text, sizeof text,
+                 "another worker has joined under the name %s: give each its own with --name",
+                 twin->worker);
+        log_warn("two workers of one name, the earlier one is sent away worker=%s host=%s",
+                 twin->worker, twin->host);
+        server_error(s, from, 0, "conflict", text, 0);
+        return;
+    }
     if (m->type == MSG_TYPE_HELLO) {
         hello(s, from, &m->hello);
         worker_feed(s);
@@ -496,8 +525,7 @@ void worker_message(struct server *s, const struct proto_peer *from, const struc
     struct session *w = find_session(s, number);
     /* a session from another connection: grants to the old one may be lost, so count credits anew
      */
-    if (w == NULL || w->stalled || w->peer.len != from->len ||
-        memcmp(w->peer.id, from->id, from->len) != 0) {
+    if (w == NULL || w->stalled || !same_peer(&w->peer, from)) {
         struct msg reply = {.type = MSG_TYPE_RECONNECT};
         reply.reconnect.reason = STR_LIT("session unknown: say HELLO");
         server_send(s, from, &reply);

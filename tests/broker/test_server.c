@@ -351,6 +351,30 @@ static void test_reclaim(void)
     CHECK_INT(stop(broker), 0);
 }
 
+/* Two workers under one name: the earlier one is sent away, and its job is the other's. */
+static void test_twins(void)
+{
+    pid_t broker = start("twins", "1000", "60000");
+    struct peer c = open_peer(), w1 = open_peer(), w2 = open_peer();
+    make_batch(&c, "b", 1);
+    say_hello(&w1, "w", NULL, 0);
+    say_hello(&w1, "w", NULL, 0); /* again on its own connection: no twin */
+    pull(&w1, 1);
+    EXPECT(&w1, MSG_TYPE_GRANT);
+    uint64_t job = w1.m.grant.jobs.items[0].job, epoch = w1.m.grant.jobs.items[0].epoch;
+    say_hello(&w2, "w", NULL, 0);
+    beat(&w1, job, epoch);
+    EXPECT(&w1, MSG_TYPE_ERROR);
+    CHECK(str_eq(w1.m.error.code, STR_LIT("conflict")));
+    pull(&w2, 1);
+    EXPECT(&w2, MSG_TYPE_GRANT);
+    CHECK_INT(outcome(&w2, job, w2.m.grant.jobs.items[0].epoch, "done"), 0);
+    close_peer(&c);
+    close_peer(&w1);
+    close_peer(&w2);
+    CHECK_INT(stop(broker), 0);
+}
+
 /* ---- a full disk ---- */
 
 static void limit_file_size(pid_t pid, rlim_t bytes)
@@ -473,6 +497,7 @@ int main(int argc, char **argv)
     test_poison_and_cancel();
     test_kill_broker();
     test_reclaim();
+    test_twins();
     test_full_disk();
     test_garbage();
     test_starting();
