@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "base/utf8.h"
 #include "broker/server_internal.h"
 
 static void free_session(struct session *w)
@@ -426,6 +427,8 @@ static void nack(struct server *s, struct session *w, const struct msg_nack *m)
         char reason[512];
         snprintf(reason, sizeof reason, "handed back by %s: %.*s", w->worker,
                  (int)min_u64(n->reason.len, 300), n->reason.len == 0 ? "" : n->reason.data);
+        /* cut inside a character it could not stand in the result of a poisoned job */
+        reason[utf8_valid_prefix(reason, strlen(reason))] = '\0';
         struct job *job = jobs_find(s->jobs, n->job);
         if (job != NULL && job->epoch == n->epoch && job->owner == w->number)
             jobs_keep_checkpoint(s->jobs, job, n->checkpoint);

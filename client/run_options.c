@@ -23,7 +23,7 @@ static const struct option table[] = {
     {"overwrite", 0, OPTION_FLAG, AT(overwrite),
      .help = "replace OUT.jsonl although it is not from an earlier run of this command"},
     {"max-attempts", 0, OPTION_INT, AT(max_attempts), .min = 1, .max = 100, .arg = "N",
-     .help = "a line fails after the worker died on it this many times (default 3)"},
+     .help = "a line fails after this many workers died while they held it (default 3)"},
     {"Lines that do not say", .type = OPTION_SECTION},
     {"max-tokens", 0, OPTION_INT, AT(max_tokens), .min = 1, .max = 1e9, .arg = "N",
      .help = "most tokens of an answer; it also ends where the context ends (default 2048)"},

@@ -1,4 +1,5 @@
 /* octoflow-worker: reads the options, then is one worker, or watches over several. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,6 +70,7 @@ int main(int argc, char **argv)
     struct worker_options o;
     struct err_msg why = {{0}};
     log_init("octoflow-worker", LOG_LEVEL_INFO);
+    signal(SIGPIPE, SIG_IGN); /* whoever reads the log may end before us */
     /* Parsing moves argv's strings about; children get the original order. */
     char **args = calloc((size_t)argc + 1, sizeof *args);
     if (args == NULL)

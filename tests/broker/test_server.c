@@ -162,12 +162,14 @@ static void test_lease_expiry(void)
     CHECK_INT(stop(broker), 0);
 }
 
+static const char *nack_reason = "GPU trouble";
+
 static void nack(struct peer *w, const struct rec_GRANT_JOB *g, bool counts, const char *checkpoint)
 {
     struct rec_NACK_JOB n = {.job = g->job,
                              .epoch = g->epoch,
                              .counts = counts,
-                             .reason = STR_LIT("GPU trouble"),
+                             .reason = str_of(nack_reason),
                              .checkpoint = str_of(checkpoint)};
     struct msg m = {.type = MSG_TYPE_NACK};
     m.nack.session = w->session;
@@ -178,6 +180,9 @@ static void nack(struct peer *w, const struct rec_GRANT_JOB *g, bool counts, con
 
 static void test_poison_and_cancel(void)
 {
+    char long_reason[402] = "x"; /* which the broker cuts, but not inside a character */
+    for (size_t i = 1; i < 401; i += 2)
+        snprintf(long_reason + i, 3, "\u00e4");
     pid_t broker = start("poison", "1000", "5000");
     struct peer c = open_peer(), w = open_peer();
     make_batch(&c, "b", 3);
@@ -189,6 +194,7 @@ static void test_poison_and_cancel(void)
         CHECK_INT(g.line, 1);
         CHECK_INT(g.attempt, i == 1 ? 1 : i - 1);
         CHECK(str_eq(g.checkpoint, str_of(i == 1 ? "" : "so far")));
+        nack_reason = i < 4 ? "GPU trouble" : long_reason;
         nack(&w, &g, i > 1, "so far"); /* the first is a drain, and costs nothing */
     }
     pull(&w, 5);
