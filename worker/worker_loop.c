@@ -12,6 +12,7 @@
 enum { TICK_MS = 50 };
 static const uint64_t leave_most_ns =
     6 * NS_PER_S; /* after the hand-back: for NACKs, acks and BYE */
+static const uint64_t step_most_ns = 3 * NS_PER_S; /* of these, for the step under way to end */
 
 /* ---- session to the rest ---- */
 
@@ -186,6 +187,12 @@ static void tick_drain(struct worker *w, uint64_t now_ns)
     if (!w->handed_back) {
         w->handed_back = true;
         engine_thread_hand_back(w->engine, true);
+    }
+    if (now_ns - w->hand_back_ns > step_most_ns && session_running(w->session) > 0) {
+        /* A slow device is in the middle of a step. Leases that just run out cost an attempt. */
+        log_warn("the engine does not answer, handing its jobs back without it running=%u",
+                 session_running(w->session));
+        session_nack_all(w->session, false, "the worker leaves in the middle of a step");
     }
     if (now_ns - w->hand_back_ns > leave_most_ns) {
         log_warn("leaving without the broker's word, its leases will run out held=%u",
