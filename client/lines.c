@@ -158,7 +158,8 @@ enum err lines_next(struct lines *l, struct line *ret, struct err_msg *why)
             line.text = (struct str){line.text.data + 3, len - 3};
         if (line.text.len > 0 && line.text.data[line.text.len - 1] == '\r')
             line.text.len--;
-        if (line.text.len > l->max_bytes) {
+        /* a full buffer is a long line even where a byte order mark in it makes the text shorter */
+        if (line.text.len > l->max_bytes || (!newline && len >= l->max_bytes + 2)) {
             line = (struct line){.number = line.number, .too_long = true};
             e = skip_long(l, &line.hash, why);
             if (e == ERR_OK)

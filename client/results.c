@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -89,6 +90,15 @@ static enum err copy_all(struct link *l, const char *batch, int fd, const char *
     return e;
 }
 
+enum err results_check_path(const char *path, struct err_msg *why)
+{
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return err_set(why, ERR_IO, "%s: is %s, expected a file to write the results to", path,
+                       S_ISDIR(st.st_mode) ? "a folder" : "no plain file");
+    return ERR_OK;
+}
+
 enum err results_write(struct link *l, const char *batch, const char *path,
                        struct results_counts *ret, struct err_msg *why)
 {
@@ -96,12 +106,15 @@ enum err results_write(struct link *l, const char *batch, const char *path,
     struct results_counts counts = {0};
     if (path == NULL)
         return copy_all(l, batch, STDOUT_FILENO, "standard output", ret, why);
+    enum err e = results_check_path(path, why);
+    if (e != ERR_OK)
+        return e;
     if ((size_t)snprintf(temp, sizeof temp, "%s.tmp", path) >= sizeof temp)
         return err_set(why, ERR_RANGE, "%s: path too long", path);
     int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     if (fd < 0)
         return err_set(why, ERR_IO, "%s: cannot create: %s", temp, strerror(errno));
-    enum err e = copy_all(l, batch, fd, temp, &counts, why);
+    e = copy_all(l, batch, fd, temp, &counts, why);
     if (e == ERR_OK && fsync(fd) != 0)
         e = err_set(why, ERR_IO,
                     "%s: cannot write: %s; nothing is lost, the results are in the "

@@ -16,6 +16,8 @@ struct results_counts {
     size_t reasons_count;
 };
 
+/* Results replace what is there under the path: never a folder, a device or a pipe. */
+enum err results_check_path(const char *path, struct err_msg *why) MUST_CHECK;
 /* Writes all results there are now, by line, to path.tmp, syncs it and renames it over path; NULL:
  * to standard output. On failure path is what it was. */
 enum err results_write(struct link *l, const char *batch, const char *path,

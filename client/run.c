@@ -42,7 +42,7 @@ struct run {
     struct run_options o;
     char batch[PROTO_MAX_ID_BYTES + 1];
     char model_hash[64], model_name[160];
-    char shaping[512];
+    char shaping[512], otherwise[256];
     struct rundir dir;
     char broker_path[PATH_MAX], worker_path[PATH_MAX], broker_log[PATH_MAX], worker_log[PATH_MAX];
     struct run_worker_args worker_args;
@@ -141,7 +141,7 @@ static enum err check_files(struct run *r, struct err_msg *why)
         in.st_ino == out.st_ino)
         return err_set(why, ERR_USAGE, "%s is the input and the output: choose another output",
                        r->o.output);
-    return ERR_OK;
+    return results_check_path(r->o.output, why);
 }
 
 /* A model that cannot run is found out here, before a process is started for it. */
@@ -170,11 +170,19 @@ static enum err check_model(struct run *r, struct err_msg *why)
 /* Everything that shapes the outputs: a resume with another of these would mix two runs. */
 static void describe_shaping(struct run *r)
 {
+    char content[24] = "";
+    uint64_t hash = 0;
+    struct stat st;
+    struct err_msg ignored;
+    /* of a template in a file it is the text that counts */
+    if (r->o.chat_template != NULL && stat(r->o.chat_template, &st) == 0 && S_ISREG(st.st_mode) &&
+        lines_hash_file(r->o.chat_template, &hash, &ignored) == ERR_OK)
+        snprintf(content, sizeof content, ":%016" PRIx64, hash);
     snprintf(r->shaping, sizeof r->shaping,
              "model=%s max_tokens=%" PRId64 " seed=%" PRId64 " ctx=%" PRId64
-             " chat_template=%.60s pre_tokenizer=%.60s",
+             " chat_template=%.60s%s pre_tokenizer=%.60s",
              r->model_hash, r->o.max_tokens, r->o.seed, r->o.ctx,
-             r->o.chat_template != NULL ? r->o.chat_template : "file",
+             r->o.chat_template != NULL ? r->o.chat_template : "file", content,
              r->o.pre_tokenizer != NULL ? r->o.pre_tokenizer : "file");
 }
 
@@ -263,12 +271,16 @@ static enum err submit(struct run *r, struct err_msg *why)
         .shaping = r->shaping,
         .max_attempts = (uint64_t)r->o.max_attempts,
         .request = {.max_tokens = (uint64_t)r->o.max_tokens, .batch_seed = (uint64_t)r->o.seed},
-        .otherwise = "restore it, or use another output file",
+        .otherwise = r->otherwise,
         .on_progress = on_submitted,
         .user = r,
     };
     bool existed = false;
     const struct rec_BATCH *b = NULL;
+    const char *folder = strrchr(r->dir.path, '/');
+    snprintf(r->otherwise, sizeof r->otherwise,
+             "restore it, use another output file, or remove the folder %.120s to begin anew",
+             folder != NULL ? folder + 1 : r->dir.path);
     enum err e = submit_open(&r->link, &s, &existed, &r->complete_before, why);
     if (e == ERR_OK && existed) {
         e = link_status(&r->link, r->batch, &b, why);

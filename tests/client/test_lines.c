@@ -66,6 +66,10 @@ static void test_ends(void)
          "a\nb\n",
          "1:a 2:b "},
         {"only a byte order mark", "\xef\xbb\xbf", ""},
+        {"byte order mark, far over",
+         "\xef\xbb\xbf"
+         "0123456789abcdefghijklmnopqrstuvwxyz\nb\n",
+         "1:long! 2:b "},
         {"mark on line 2",
          "a\n\xef\xbb\xbf"
          "b\n",
