@@ -184,12 +184,13 @@ static int on_wal(void *user, sqlite3 *db, const char *name, int pages)
     return SQLITE_OK;
 }
 
-static enum err open_db(struct ledger *l, uint64_t max_pages, struct err_msg *why)
+static enum err open_db(struct ledger *l, const struct ledger_options *o, struct err_msg *why)
 {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     if (sqlite3_open_v2(l->path, &l->db, flags, NULL) != SQLITE_OK)
         return ledger_sql_err(l, "open", why);
     sqlite3_extended_result_codes(l->db, 0);
+    sqlite3_busy_timeout(l->db, o->lock_wait_ms); /* for somebody who looks into it with SQLite */
     /* exclusive: a second program that reads or checkpoints beside us is what WAL's bugs are made
      * of */
     enum err e = ledger_exec(l,
@@ -204,9 +205,9 @@ static enum err open_db(struct ledger *l, uint64_t max_pages, struct err_msg *wh
     if (e != ERR_OK)
         return e;
     l->sync_full = true;
-    if (max_pages > 0) {
+    if (o->max_pages > 0) {
         char sql[64];
-        snprintf(sql, sizeof sql, "PRAGMA max_page_count=%llu", (unsigned long long)max_pages);
+        snprintf(sql, sizeof sql, "PRAGMA max_page_count=%llu", (unsigned long long)o->max_pages);
         e = ledger_exec(l, sql, why);
         if (e != ERR_OK)
             return e;
@@ -252,7 +253,7 @@ enum err ledger_open(const struct ledger_options *o, struct ledger **ret, struct
     enum err e = l->path == NULL ? err_set(why, ERR_NOMEM, "ledger %s: out of memory", o->path)
                                  : lock_file(l, o->lock_wait_ms, why);
     if (e == ERR_OK)
-        e = open_db(l, o->max_pages, why);
+        e = open_db(l, o, why);
     if (e != ERR_OK) {
         close_parts(l);
         return e;
