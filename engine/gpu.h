@@ -27,7 +27,8 @@ struct gpu_device_info {
     char missing[256]; /* what it lacks, when not usable */
     uint32_t api_version;
     uint32_t subgroup_size;
-    uint64_t memory_bytes; /* largest device-local heap */
+    uint64_t memory_bytes;     /* largest device-local heap */
+    uint64_t max_buffer_bytes; /* one buffer; 0: the driver does not tell */
 };
 
 /* All devices of this machine. */
@@ -56,8 +57,7 @@ double gpu_timestamp_ns(const struct gpu *g); /* length of one tick; 0: no times
 /* ---- memory ---- */
 
 enum gpu_memory {
-    GPU_DEVICE,  /* device-local; host-mapped too where the device has such memory for free (mapped
-                    != NULL then) */
+    GPU_DEVICE,  /* device-local; host-mapped too (mapped != NULL) where the device has no other */
     GPU_UPLOAD,  /* host writes, device reads; mapped, coherent */
     GPU_READBACK /* device writes, host reads; mapped, coherent (cached where there is) */
 };

@@ -237,7 +237,8 @@ static void describe(VkPhysicalDevice device, const struct device_facts *f, uint
     *ret = (struct gpu_device_info){.index = index,
                                     .software = p->deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU,
                                     .api_version = p->apiVersion,
-                                    .subgroup_size = f->v11.subgroupSize};
+                                    .subgroup_size = f->v11.subgroupSize,
+                                    .max_buffer_bytes = f->v11.maxMemoryAllocationSize};
     snprintf(ret->name, sizeof ret->name, "%s", p->deviceName);
     snprintf(ret->driver, sizeof ret->driver, "%.120s %.120s", f->v12.driverName,
              f->v12.driverInfo);
@@ -439,6 +440,7 @@ enum err gpu_create(const struct gpu_options *o, struct gpu **ret, struct err_ms
     g->family = f.family;
     g->timestamp_ns =
         f.timestamp_bits > 0 ? (double)f.properties.properties.limits.timestampPeriod : 0;
+    g->timestamp_mask = f.timestamp_bits < 64 ? (UINT64_C(1) << f.timestamp_bits) - 1 : UINT64_MAX;
     e = create_device(g, &f, why);
     if (e == ERR_OK)
         e = gpu_command_init(g, why);

@@ -61,6 +61,7 @@ struct gpu {
     VkDeviceSize max_allocation_bytes;
     bool has_budget;
     double timestamp_ns;
+    uint64_t timestamp_mask; /* bits that count; then they wrap */
     VkDevice device;
     uint32_t family;
     VkQueue queue;

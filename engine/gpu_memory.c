@@ -9,16 +9,15 @@
 
 static const uint64_t STAGING_BYTES = UINT64_C(16) << 20;
 
-/* The memory type that has all of `must` and most of `like` (in their order of weight), or
- * UINT32_MAX. */
+/* The memory type that has all of `must`, most of `like` and nothing of `never`, or UINT32_MAX. */
 static uint32_t find_type(const struct gpu *g, uint32_t allowed, VkMemoryPropertyFlags must,
-                          VkMemoryPropertyFlags like)
+                          VkMemoryPropertyFlags like, VkMemoryPropertyFlags never)
 {
     uint32_t best = UINT32_MAX;
     int best_score = -1;
     for (uint32_t i = 0; i < g->memory.memoryTypeCount; i++) {
         VkMemoryPropertyFlags flags = g->memory.memoryTypes[i].propertyFlags;
-        if (!(allowed & (1u << i)) || (flags & must) != must)
+        if (!(allowed & (1u << i)) || (flags & must) != must || flags & never)
             continue;
         int score = __builtin_popcount(flags & like);
         if (score > best_score) {
@@ -42,15 +41,20 @@ static uint32_t choose_type(const struct gpu *g, enum gpu_memory kind, uint32_t 
     uint32_t type;
     switch (kind) {
     case GPU_DEVICE:
-        type = find_type(g, allowed, local | host, VK_MEMORY_PROPERTY_HOST_CACHED_BIT);
+        /* Where there is a choice, not the kind the host sees: of that, NVIDIA's driver gives out
+         * half of the card's memory only. */
+        type = find_type(g, allowed, local, 0, VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT);
+        if (type != UINT32_MAX && heap_bytes(g, type) == g->info.memory_bytes)
+            return type;
+        type = find_type(g, allowed, local | host, VK_MEMORY_PROPERTY_HOST_CACHED_BIT, 0);
         /* A small window into the device's memory is not for weights. */
         if (type != UINT32_MAX && heap_bytes(g, type) == g->info.memory_bytes)
             return type;
-        return find_type(g, allowed, local, 0);
+        return find_type(g, allowed, local, 0, 0);
     case GPU_UPLOAD:
-        return find_type(g, allowed, host, 0);
+        return find_type(g, allowed, host, 0, 0);
     case GPU_READBACK:
-        return find_type(g, allowed, host, VK_MEMORY_PROPERTY_HOST_CACHED_BIT);
+        return find_type(g, allowed, host, VK_MEMORY_PROPERTY_HOST_CACHED_BIT, 0);
     }
     return UINT32_MAX;
 }

@@ -62,7 +62,8 @@ enum plain {
 };
 enum {
     MAX_HEAD_SIZE = 256,
-    ELEMENTS = 64 /* invocations of kernels that work on single elements */
+    ELEMENTS = 64,   /* invocations of kernels that work on single elements */
+    GRID_ROW = 32768 /* workgroups, where one dimension of 65,535 is not enough */
 };
 
 /* Kernels that do not read weights. spec: for software devices, for hardware. A CPU has few lanes
@@ -264,7 +265,9 @@ void kernel_rmsnorm(struct kernels *k, const struct push_rmsnorm *p)
         q.heads = 1;
         q.stride = q.cols;
     }
-    gpu_dispatch(k->gpu, k->plain[RMSNORM], &q, q.rows, 1, 1);
+    uint32_t x = (uint32_t)min_u64(q.rows, GRID_ROW);
+    if (x > 0)
+        gpu_dispatch(k->gpu, k->plain[RMSNORM], &q, x, (uint32_t)div_up(q.rows, x), 1);
 }
 
 static uint32_t columns_of(const struct matmul_variant *v)
@@ -358,12 +361,11 @@ void kernel_logprobs(struct kernels *k, const struct push_logprobs *p)
     gpu_dispatch(k->gpu, k->plain[LOGPROBS], p, p->rows, 1, 1);
 }
 
-/* One dimension of workgroups is not enough for a large head: groups by 32,768. */
 void kernel_softcap(struct kernels *k, const struct push_softcap *p)
 {
     struct push_softcap q = *p;
     uint32_t groups = (uint32_t)div_up(p->count, ELEMENTS);
-    q.row_groups = (uint32_t)min_u64(groups, 32768);
+    q.row_groups = (uint32_t)min_u64(groups, GRID_ROW);
     if (q.row_groups > 0)
         gpu_dispatch(k->gpu, k->plain[SOFTCAP], &q, q.row_groups,
                      (uint32_t)div_up(groups, q.row_groups), 1);

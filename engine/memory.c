@@ -15,9 +15,12 @@ enum {
     HARDWARE_MAX_SEQS = 256,
     HARDWARE_CHUNK_TOKENS = 1024,
     LARGEST_SEQS = 4096,
-    LARGEST_CHUNK_TOKENS = 65536,
 };
 static const uint64_t SOFTWARE_KV_BYTES = UINT64_C(512) << 20;
+enum {
+    MAX_GROUPS = 65535,          /* workgroups in a dimension that every device takes */
+    BUFFER_SLACK_BYTES = 1 << 16 /* what a driver may add to a buffer */
+};
 enum { EDITS_A_SEQ = 1024 }; /* room for bias and penalties a step, on average */
 static const uint64_t LOGITS_BYTES = UINT64_C(256) << 20; /* of one head pass */
 
@@ -31,8 +34,10 @@ static void choose_batch(struct engine *e)
     uint32_t chunk = o->chunk_tokens != 0 ? o->chunk_tokens
                      : software           ? SOFTWARE_CHUNK_TOKENS
                                           : HARDWARE_CHUNK_TOKENS;
-    e->info.max_seqs = (uint32_t)min_u64(seqs, LARGEST_SEQS);
-    e->info.chunk_tokens = (uint32_t)min_u64(chunk, LARGEST_CHUNK_TOKENS);
+    /* Kernels' grids have a row, or a row's expert, to a workgroup. */
+    uint64_t most_rows = max_u64(2, MAX_GROUPS / max_u64(1, e->model->n_expert_used));
+    e->info.max_seqs = (uint32_t)min_u64(min_u64(seqs, LARGEST_SEQS), most_rows / 2);
+    e->info.chunk_tokens = (uint32_t)min_u64(chunk, most_rows - e->info.max_seqs);
     e->info.max_ctx = e->model->n_ctx_train;
     if (o->max_ctx != 0 && o->max_ctx < e->info.max_ctx)
         e->info.max_ctx = o->max_ctx;
@@ -144,6 +149,12 @@ enum err memory_choose_kv(struct engine *e, uint64_t free_bytes, uint32_t *ret_p
             why, ERR_RANGE,
             "KV cache of %llu tokens: at least one longest sequence must fit, %llu tokens",
             (unsigned long long)tokens, (unsigned long long)one);
+    }
+    /* A layer's pages are one buffer. Too small for a longest sequence: its allocation says so. */
+    uint64_t buffer = e->info.device.max_buffer_bytes;
+    if (buffer > BUFFER_SLACK_BYTES) {
+        uint64_t pages = (buffer - BUFFER_SLACK_BYTES) / e->page_bytes;
+        tokens = min_u64(tokens, max_u64(pages * PAGE_TOKENS, one));
     }
     tokens = min_u64(tokens, useful);
     *ret_pages = (uint32_t)min_u64(div_up(tokens, PAGE_TOKENS), UINT32_MAX / 2);

@@ -16,7 +16,10 @@ uint64_t row_begin(uint r)
 
 void main()
 {
-    uint r = gl_WorkGroupID.x, lane = gl_LocalInvocationID.x, size = gl_WorkGroupSize.x;
+    uint r = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+    if (r >= p.rows)
+        return;
+    uint lane = gl_LocalInvocationID.x, size = gl_WorkGroupSize.x;
     uint src = p.idx != 0 ? U32s(p.idx).v[r] : r;
     F32s x = F32s(p.x + row_begin(src));
     F32s weight = F32s(p.weight);

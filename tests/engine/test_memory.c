@@ -1,6 +1,7 @@
 /* engine_plan_memory(): what fits and what does not, on devices of any size; and that an engine
  * made on the device at hand takes exactly what was planned. */
 #include "base/size.h"
+#include "engine/engine_impl.h"
 #include "engine/memory.h"
 #include "tests/check.h"
 
@@ -83,6 +84,39 @@ static void test_kv_tokens(const struct model *m)
     CHECK(memcmp(&p, &before, sizeof p) == 0); /* untouched */
 }
 
+/* A layer's pages are one buffer: where a device limits those, the cache stops there (4 GiB less 2
+ * MiB: NVIDIA's and AMD's drivers), but for one longest sequence. */
+static void test_buffer_limit(const struct model *m)
+{
+    struct gpu_device_info device = {.usable = true, .memory_bytes = 80 * GiB};
+    struct engine_options o = {.max_seqs = 4096};
+    struct engine_memory p = {0};
+    struct err_msg why = {""};
+    uint64_t layer_token = plan(m, 80 * GiB, 80 * GiB, &o).kv_token_bytes / m->n_layer;
+    device.max_buffer_bytes = 7 * m->n_ctx_train * layer_token;
+    CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
+    CHECK_INT(p.sequences, 6);
+    CHECK(p.kv_bytes / m->n_layer < device.max_buffer_bytes);
+    device.max_buffer_bytes = m->n_ctx_train * layer_token / 2;
+    CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
+    CHECK_INT(p.sequences, 1);
+}
+
+/* No more rows a step than a kernel's grid can have, 65,535 in a dimension. */
+static void test_rows_limit(const struct model *m)
+{
+    struct engine e = {.model = m, .options = {.max_seqs = 100000, .chunk_tokens = 65536}};
+    struct model experts = *m;
+    memory_size_step(&e);
+    CHECK_INT(e.max_rows, 65535);
+    CHECK_INT(e.info.max_seqs, 4096);
+    experts.n_expert_used = 16;
+    e = (struct engine){.model = &experts, .options = e.options};
+    memory_size_step(&e);
+    CHECK_INT(e.max_rows, 65535 / 16);
+    CHECK(e.info.max_seqs >= 1024 && e.info.chunk_tokens >= 1024);
+}
+
 /* The device at hand: the software one, or the first. */
 static void test_engine_agrees(const struct model *m)
 {
@@ -128,6 +162,8 @@ int main(int argc, char **argv)
         test_room(m);
         test_long_context(m);
         test_kv_tokens(m);
+        test_buffer_limit(m);
+        test_rows_limit(m);
         test_engine_agrees(m);
         model_close(&m);
     }
