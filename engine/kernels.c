@@ -61,7 +61,6 @@ enum plain {
     PLAIN_COUNT
 };
 enum {
-    MAX_HEAD_SIZE = 256,
     ELEMENTS = 64,   /* invocations of kernels that work on single elements */
     GRID_ROW = 32768 /* workgroups, where one dimension of 65,535 is not enough */
 };
@@ -326,7 +325,7 @@ void kernel_rope(struct kernels *k, const struct push_rope *p)
 
 void kernel_attention(struct kernels *k, const struct push_attention *p)
 {
-    assert(p->head_size % 2 == 0 && p->head_size <= MAX_HEAD_SIZE);
+    assert(p->head_size % 2 == 0 && p->head_size <= ATTENTION_MAX_HEAD_SIZE);
     enum plain i = p->head_size <= 64    ? ATTENTION_64
                    : p->head_size <= 128 ? ATTENTION_128
                                          : ATTENTION_256;

@@ -15,7 +15,7 @@
 #include "model/gguf.h"
 #include "shaders/push.h"
 
-enum { MATMUL_SLICE = 256 };
+enum { MATMUL_SLICE = 256, ATTENTION_MAX_HEAD_SIZE = 256 };
 
 struct kernels;
 

@@ -119,6 +119,10 @@ static enum err upload(struct loader *l, const struct item *i, struct err_msg *w
 static enum err plan(struct loader *l, const struct model *m, uint64_t **ret_slab_bytes,
                      struct err_msg *why)
 {
+    if (m->head_size > ATTENTION_MAX_HEAD_SIZE)
+        return err_set(why, ERR_UNSUPPORTED,
+                       "%s: attention heads of %u values, at most %d are supported",
+                       gguf_path(m->gguf), m->head_size, ATTENTION_MAX_HEAD_SIZE);
     size_t most = 3 + (size_t)m->n_layer * MOST_IN_A_LAYER;
     l->items = calloc(most, sizeof *l->items);
     l->w->layers = calloc(m->n_layer, sizeof *l->w->layers);

@@ -102,6 +102,19 @@ static void test_buffer_limit(const struct model *m)
     CHECK_INT(p.sequences, 1);
 }
 
+/* A file may say any size; the kernels have a largest one. */
+static void test_head_size(const struct model *m)
+{
+    struct gpu_device_info device = {.usable = true, .memory_bytes = 80 * GiB};
+    struct engine_options o = {.max_seqs = 1};
+    struct model wide = *m;
+    struct engine_memory p;
+    struct err_msg why = {""};
+    wide.head_size = 512;
+    CHECK_ERR(engine_plan_memory(&wide, &device, 0, &o, &p, &why), ERR_UNSUPPORTED);
+    CHECK_HAS(why.text, "heads of 512 values, at most 256");
+}
+
 /* No more rows a step than a kernel's grid can have, 65,535 in a dimension. */
 static void test_rows_limit(const struct model *m)
 {
@@ -164,6 +177,7 @@ int main(int argc, char **argv)
         test_kv_tokens(m);
         test_buffer_limit(m);
         test_rows_limit(m);
+        test_head_size(m);
         test_engine_agrees(m);
         model_close(&m);
     }
