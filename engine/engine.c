@@ -64,7 +64,10 @@ static enum err create_kv(struct engine *e, struct err_msg *why)
         r = gpu_buffer_create(e->gpu, GPU_DEVICE, (uint64_t)pages * e->page_bytes, "KV cache",
                               &e->kv_buffers[i], why);
         if (r != ERR_OK)
-            return r;
+            return err_prefix(why, r,
+                              "KV cache of %llu tokens, at least one sequence of %u (a smaller "
+                              "--ctx or --kv-tokens needs less)",
+                              (unsigned long long)e->info.kv_tokens, e->info.max_ctx);
         e->weights.layers[i].kv_address = e->kv_buffers[i].address;
     }
     return ERR_OK;

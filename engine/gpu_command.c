@@ -8,9 +8,9 @@
 #include "engine/gpu_impl.h"
 
 enum { MAX_SPEC = 16 };
-/* A step takes milliseconds. Longer than this, the device hangs. A CPU does not hang: with a large
- * model it may take minutes. */
-static const uint64_t WAIT_NS = 300 * NS_PER_S;
+/* A step takes milliseconds. Longer than this, the device hangs. A CPU may take minutes for a step
+ * of a large model. */
+static const uint64_t WAIT_NS = 300 * NS_PER_S, SOFTWARE_WAIT_NS = 3600 * NS_PER_S;
 
 enum err gpu_command_init(struct gpu *g, struct err_msg *why)
 {
@@ -235,7 +235,7 @@ enum err gpu_wait(struct gpu *g, struct err_msg *why)
     if (!g->in_flight)
         return ERR_OK;
     VK_TRY(vkWaitForFences, g->device, 1, &g->fence, VK_TRUE,
-           g->info.software ? UINT64_MAX : WAIT_NS);
+           g->info.software ? SOFTWARE_WAIT_NS : WAIT_NS);
     g->in_flight = false;
     e = read_marks(g, why);
 fail:
