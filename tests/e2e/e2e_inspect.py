@@ -86,7 +86,8 @@ def no_fit(bench):
     bench.same(code, 0, "plan of too much: exit code")
     runs = [line for line in out.splitlines() if line.startswith("runs:")]
     bench.same(len(runs), 1, "plan of too much: one answer")
-    bench.check(re.search(r"(no: .* take 32\.\d GiB|yes: )", runs[0]), f"plan of too much: {runs}")
+    # 32 GiB, or as much of it as the driver's limit for one buffer leaves in each layer.
+    bench.check(re.search(r"(no: .* take (16|32)\.\d GiB|yes: )", runs[0]), f"plan of too much: {runs}")
     code, out, _ = bench.run(bench.worker, "--plan", "-m", bench.model(), "--kv-tokens", "64")
     bench.has(out, "runs:      no: KV cache of 64 tokens", "a cache that is too small")
     code, out, _ = bench.run(bench.worker, "--plan", "-m", "nowhere.gguf")
