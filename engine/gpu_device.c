@@ -239,6 +239,8 @@ static void describe(VkPhysicalDevice device, const struct device_facts *f, uint
                                     .api_version = p->apiVersion,
                                     .subgroup_size = f->v11.subgroupSize,
                                     .max_buffer_bytes = f->v11.maxMemoryAllocationSize};
+    ret->max_invocations = (uint32_t)min_u64(p->limits.maxComputeWorkGroupInvocations,
+                                             p->limits.maxComputeWorkGroupSize[0]);
     snprintf(ret->name, sizeof ret->name, "%s", p->deviceName);
     snprintf(ret->driver, sizeof ret->driver, "%.120s %.120s", f->v12.driverName,
              f->v12.driverInfo);

@@ -83,7 +83,7 @@ static const struct plain_kernel {
     [FEW_128_PAIRS] = {SHADER(attention_few, attention), 2, {{32, 2}, {32, 2}}},
     [SILU_MUL] = {SHADER(silu_mul, silu_mul), 1, {{ELEMENTS}, {ELEMENTS}}},
     [EDIT_LOGITS] = {SHADER(edit_logits, edit_logits), 1, {{ELEMENTS}, {256}}},
-    [SAMPLE] = {SHADER(sample, sample), 1, {{128}, {256}}},
+    [SAMPLE] = {SHADER(sample, sample), 2, {{64, 1}, {SAMPLE_GROUPS, 4}}},
     [LOGPROBS] = {SHADER(logprobs, logprobs), 1, {{128}, {256}}},
     [SOFTCAP] = {SHADER(softcap, softcap), 1, {{ELEMENTS}, {ELEMENTS}}},
     [ROUTE] = {SHADER(route, route), 1, {{8}, {32}}},
@@ -137,6 +137,7 @@ struct kernels {
     bool software;
     bool can_broadcast; /* subgroups of 8 or more */
     bool few_lanes;     /* attention_few */
+    uint32_t max_invocations;
     uint64_t types;
     uint32_t forced; /* variant + 1 */
     struct gpu_pipeline *plain[PLAIN_COUNT];
@@ -173,15 +174,26 @@ static bool is_used(const struct kernels *k, const struct matmul_variant *v)
            (v->load != LOAD_BROADCAST || k->can_broadcast);
 }
 
+/* Of kernels that do not read weights. A device of small workgroups: sample's result is the same in
+ * any. */
+static void plain_spec(const struct kernels *k, size_t i, uint32_t ret[2])
+{
+    memcpy(ret, plains[i].spec[!k->software], sizeof plains[i].spec[0]);
+    if (i == SAMPLE && ret[0] > k->max_invocations)
+        ret[0] = 256;
+}
+
 /* All shaders and what this device makes of them, whatever types are in use. */
 static enum err make_hash(struct kernels *k, struct err_msg *why)
 {
     struct buf all = {0};
     enum err e = ERR_OK;
     for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++) {
+        uint32_t spec[2];
+        plain_spec(k, i, spec);
         e = buf_append(&all, plains[i].shader.spirv, plains[i].shader.spirv_bytes);
         if (e == ERR_OK)
-            e = buf_append(&all, plains[i].spec[!k->software], sizeof plains[i].spec[0]);
+            e = buf_append(&all, spec, sizeof spec);
     }
     for (size_t i = 0; i < ARRAY_LEN(weights) && e == ERR_OK; i++) {
         e = buf_append(&all, weights[i].embed.spirv, weights[i].embed.spirv_bytes);
@@ -209,11 +221,14 @@ enum err kernels_create(struct gpu *g, uint64_t types, struct kernels **ret, str
     k->software = gpu_info(g)->software;
     k->can_broadcast = gpu_info(g)->subgroup_size >= 8;
     k->few_lanes = k->software && gpu_info(g)->subgroup_size == 8;
+    k->max_invocations = gpu_info(g)->max_invocations;
     k->types = types | UINT64_C(1) << TENSOR_F32;
     enum err e = make_hash(k, why);
-    for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++)
-        e = create_pipeline(k, &plains[i].shader, plains[i].spec[!k->software],
-                            plains[i].spec_count, &k->plain[i], why);
+    for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++) {
+        uint32_t spec[2];
+        plain_spec(k, i, spec);
+        e = create_pipeline(k, &plains[i].shader, spec, plains[i].spec_count, &k->plain[i], why);
+    }
     for (size_t t = 0; t < ARRAY_LEN(weights) && e == ERR_OK; t++) {
         if (!(k->types >> weights[t].type & 1))
             continue;
@@ -421,6 +436,13 @@ bool kernels_force_matmul(struct kernels *k, uint32_t variant)
             return false;
     k->forced = variant;
     return true;
+}
+
+bool kernels_force_sample(struct kernels *k, uint32_t invocations, uint32_t ahead)
+{
+    const uint32_t spec[] = {invocations, ahead};
+    return invocations <= k->max_invocations && SAMPLE_GROUPS % invocations == 0 &&
+           create_pipeline(k, &plains[SAMPLE].shader, spec, 2, &k->plain[SAMPLE], NULL) == ERR_OK;
 }
 
 void kernels_force_common_attention(struct kernels *k)

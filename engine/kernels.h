@@ -66,6 +66,9 @@ void kernel_combine(struct kernels *k, const struct push_combine *p);
 bool kernels_force_matmul(struct kernels *k, uint32_t variant);
 /* Tests only: from now on attention as hardware does it, on software devices, too. */
 void kernels_force_common_attention(struct kernels *k);
+/* Tests only: from now on kernel_sample with workgroups of so many invocations that read so many
+ * lines ahead. false: the device cannot run them. */
+bool kernels_force_sample(struct kernels *k, uint32_t invocations, uint32_t ahead);
 size_t kernels_matmul_variants(uint32_t ret[8]);
 
 #endif

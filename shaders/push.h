@@ -88,7 +88,12 @@
 #define PUSH_EDIT_LOGITS ADDR(logits) ADDR(params) ADDR(edits) U32(rows) U32(n_vocab) U32(restore)
 
 /* One token a row from logits [rows][n_vocab] with params: struct sample_row [rows] (below) -> out: uint [rows].
- * Order of operations: banned tokens, temperature, min_p, top_k, top_p, draw. Greedy takes the first best id. */
+ * Order of operations: banned tokens, temperature, min_p, top_k, top_p, draw. Greedy takes the first best id.
+ * The draw: a token's mass is exp(z - zmax), z = logit / temperature, in whole units of 2^-31; of the masses M of all
+ * tokens drawn from, floor(u M) with 64 random bits u falls into one token's. The order in which the masses are added
+ * up: ascending by id / 4 % SAMPLE_GROUPS, then by id. u: words 0 (high) and 1 of Philox4x32-10 (Salmon et al. 2011)
+ * with counter (position, choice, round, 0) and key seed. Round 0 draws from what min_p and top_k keep; as long as a
+ * token is below top_p's threshold, the next round draws from what is above that token. */
 #define PUSH_SAMPLE ADDR(logits) ADDR(params) ADDR(banned) ADDR_OUT U32(rows) U32(n_vocab)
 
 /* Log-probabilities (log_softmax of the logits) of tokens[r] and of the likeliest params[r].logprobs - 1 ids, in
@@ -124,6 +129,7 @@
 
 #define PAGE_TOKENS 32
 #define SAMPLE_MAX_BANNED 512
+#define SAMPLE_GROUPS 1024
 #define EDIT_IN_PROMPT 0x80000000u
 #define MAX_TOP_LOGPROBS 20
 

@@ -1,6 +1,7 @@
 /* The sampler: exact greedy choice, filters and draw against a twin written from the definitions
- * (sorting, masses in integers, Philox from the paper), statistics of many draws, and rows that do
- * not see their neighbours.
+ * (sorting, masses in integers, Philox from the paper), exact draws where all masses are equal,
+ * statistics of many draws, the same tokens from every size of workgroup, and rows that do not see
+ * their neighbours.
  * `--time` measures instead. */
 #include <time.h>
 
@@ -97,10 +98,16 @@ static int descending(const void *a, const void *b)
     return x < y ? 1 : x > y ? -1 : 0;
 }
 
-/* z of the kept ids, -infinity for the others; *ret_margin: the distance (in z, or in relative mass
- * for top_p) of the nearest decision to its threshold: where it is tiny, f32 may rightly decide
- * otherwise. */
-static double *twin_kept(const float *logits, const struct row *row, uint32_t n, double *ret_margin)
+/* exp(z - zmax) in units of 2^-31. */
+static double twin_mass(double z, double zmax)
+{
+    return floor(exp(z - zmax) * 2147483648.0);
+}
+
+/* z of what min_p and top_k keep, -infinity for the others; *ret_margin: the distance in z of the
+ * nearest value to min_p's threshold: where it is tiny, f32 may rightly decide otherwise. */
+static double *twin_kept(const float *logits, const struct row *row, uint32_t n, double *ret_zmax,
+                         double *ret_margin)
 {
     double *z = take(n * sizeof *z), *sorted = take(n * sizeof *z), zmax = -INFINITY,
            least = -INFINITY;
@@ -120,50 +127,76 @@ static double *twin_kept(const float *logits, const struct row *row, uint32_t n,
     qsort(sorted, n, sizeof *sorted, descending);
     if (row->p.top_k > 0 && row->p.top_k < n)
         least = fmax(least, sorted[row->p.top_k - 1]);
-    if (row->p.top_p < 1) {
-        double total = 0, sum = 0;
-        for (uint32_t i = 0; i < n && sorted[i] >= least; i++)
-            total += floor(exp(sorted[i] - zmax) * 16777216.0);
-        for (uint32_t i = 0; i < n && sorted[i] >= least; i++) {
-            sum += floor(exp(sorted[i] - zmax) * 16777216.0);
-            if (i + 1 < n && sorted[i + 1] == sorted[i])
-                continue;
-            *ret_margin = fmin(*ret_margin, fabs(sum / total - (double)row->p.top_p));
-            if (sum >= total * (double)row->p.top_p) {
-                least = sorted[i];
-                break;
-            }
-        }
-    }
     for (uint32_t i = 0; i < n; i++)
         z[i] = z[i] < least ? -INFINITY : z[i];
     free(sorted);
+    *ret_zmax = zmax;
     return z;
 }
 
-/* The id drawn, and by how much it won. */
+/* The lowest z that top_p keeps; the margin, in parts of the mass, as above. */
+static double twin_nucleus(const double *z, uint32_t n, double zmax, float top_p,
+                           double *ret_margin)
+{
+    double *sorted = take(n * sizeof *z), total = 0, sum = 0, least = -INFINITY;
+    memcpy(sorted, z, n * sizeof *z);
+    qsort(sorted, n, sizeof *sorted, descending);
+    for (uint32_t i = 0; i < n; i++)
+        total += twin_mass(sorted[i], zmax);
+    for (uint32_t i = 0; i < n && top_p < 1; i++) {
+        sum += twin_mass(sorted[i], zmax);
+        if (i + 1 < n && sorted[i + 1] == sorted[i])
+            continue;
+        *ret_margin = fmin(*ret_margin, fabs(sum / total - (double)top_p));
+        if (sum >= total * (double)top_p) {
+            least = sorted[i];
+            break;
+        }
+    }
+    free(sorted);
+    return least;
+}
+
+/* The i-th id in the order of the draw: by id / 4 % SAMPLE_GROUPS, then by id. */
+static uint32_t *twin_order(uint32_t n)
+{
+    uint32_t *order = take(n * sizeof *order), used = 0;
+    for (uint32_t g = 0; g < SAMPLE_GROUPS; g++)
+        for (uint32_t id = g * 4; id < n; id += id % 4 == 3 ? SAMPLE_GROUPS * 4 - 3 : 1)
+            order[used++] = id;
+    return order;
+}
+
+/* 64 random bits over 2^64. */
+static double twin_random(const struct sample_row *p, uint32_t round)
+{
+    uint32_t counter[4] = {p->position, p->choice, round, 0};
+    philox(counter, p->seed_low, p->seed_high);
+    return ldexp(counter[0], -32) + ldexp(counter[1], -64);
+}
+
+/* The id drawn; *ret_margin: of all decisions, the nearest to another outcome. */
 static uint32_t twin_draw(const float *logits, const struct row *row, uint32_t n,
                           double *ret_margin)
 {
-    double best = -INFINITY, second = -INFINITY, *z = twin_kept(logits, row, n, ret_margin);
-    uint32_t best_id = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        if (isinf(z[i]))
-            continue;
-        uint32_t counter[4] = {row->p.position, row->p.choice, i, 0};
-        philox(counter, row->p.seed_low, row->p.seed_high);
-        double v = (counter[0] + 0.5) / 4294967296.0, score = z[i] - log(-log1p(-v));
-        if (score > best) {
-            second = best;
-            best = score;
-            best_id = i;
-        } else {
-            second = fmax(second, score);
+    double zmax, *z = twin_kept(logits, row, n, &zmax, ret_margin), above = INFINITY;
+    double least = twin_nucleus(z, n, zmax, row->p.top_p, ret_margin);
+    uint32_t *order = twin_order(n), id = 0;
+    for (uint32_t round = 0; round == 0 || above < least; round++) {
+        double total = 0, sum = 0;
+        for (uint32_t i = 0; i < n; i++)
+            total += round == 0 || z[i] > above ? twin_mass(z[i], zmax) : 0;
+        double target = twin_random(&row->p, round) * total;
+        for (uint32_t i = 0; i < n && sum <= target; i++) {
+            id = order[i];
+            sum += round == 0 || z[id] > above ? twin_mass(z[id], zmax) : 0;
+            *ret_margin = fmin(*ret_margin, fabs(sum - target) / total);
         }
+        above = z[id];
     }
-    *ret_margin = fmin(*ret_margin, best - second);
+    free(order);
     free(z);
-    return best_id;
+    return id;
 }
 
 /* ---- tests ---- */
@@ -272,8 +305,8 @@ static void test_draws(struct bed *b)
         for (uint32_t r = 0; r < ROWS; r++) {
             double margin;
             uint32_t want = twin_draw(x + (size_t)r * n, &rows[r], n, &margin);
-            /* Rounding of z, exp, log in f32: below 1e-5 each here. */
-            if (margin < 1e-4)
+            /* Rounding of z (up to 27) and exp in f32; what is common to all masses cancels out. */
+            if (margin < 1e-5)
                 continue;
             clear++;
             filtered += rows[r].p.top_k > 0 || rows[r].p.top_p < 1 || rows[r].p.min_p > 0;
@@ -341,12 +374,107 @@ static void test_statistics(struct bed *b)
     free(ids);
 }
 
+static uint64_t random_bits(const struct sample_row *p)
+{
+    uint32_t counter[4] = {p->position, p->choice, 0, 0};
+    philox(counter, p->seed_low, p->seed_high);
+    return (uint64_t)counter[0] << 32 | counter[1];
+}
+
+/* Equal logits: the draw is the floor(u count)-th of the kept ids, exactly, whatever exp gives. */
+static void check_equal(struct bed *b, uint32_t n, const struct row *row)
+{
+    float *x = take(n * sizeof *x);
+    uint32_t *order = twin_order(n), *kept = take(n * sizeof *kept), count = 0;
+    for (uint32_t i = 0; i < n; i++)
+        x[i] = i % 7 == 3 ? -INFINITY : i % 11 == 5 ? NAN : 2.5f;
+    for (uint32_t i = 0; i < n; i++)
+        if (x[order[i]] == 2.5f && !twin_banned(row, order[i]))
+            kept[count++] = order[i];
+    uint64_t u = random_bits(&row->p);
+    uint32_t index = (uint32_t)(((u >> 32) * count + ((u & UINT32_MAX) * count >> 32)) >> 32);
+    CHECK_INT(run_one(b, x, *row, n), kept[index]);
+    free(x);
+    free(order);
+    free(kept);
+}
+
+static void test_equal(struct bed *b)
+{
+    for (uint32_t i = 0; i < 40; i++) {
+        uint32_t n = 1 + (uint32_t)check_rng_below(&b->rng, i < 20 ? 60 : 9000);
+        struct row row = plain_row(check_rng_float(&b->rng, 0.3f, 2), check_rng_next(&b->rng), i);
+        row.p.choice = i % 3;
+        row.p.top_p = i % 2 ? 0.9f : 1; /* ties at the threshold stay */
+        row.p.top_k = i % 5 ? 0 : 3;
+        for (uint32_t j = 1; j < n / 2 && j < MAX_BANNED && i % 4 == 0; j++)
+            row.banned[row.p.banned_count++] = (uint32_t)check_rng_below(&b->rng, n);
+        for (uint32_t j = 0; j < row.p.banned_count; j++)
+            row.banned[j] += row.banned[j] == 0; /* id 0 remains */
+        check_equal(b, n, &row);
+    }
+}
+
+/* The same tokens from workgroups of every size, all filters and none. */
+static void test_sizes(struct bed *b)
+{
+    static const uint32_t sizes[] = {64, 128, 256, 256, 1024};
+    enum { ROWS = 24 };
+    unsigned ran = 0, drawn = 0;
+    for (uint32_t n = 4099; n <= 9000; n += 4901) { /* lines of four, and rows that have none */
+        float *x = bed_floats(b, (size_t)ROWS * n, -3, 3);
+        struct row *rows = take(ROWS * sizeof *rows);
+        uint32_t first[ROWS], ids[ROWS];
+        for (uint32_t r = 0; r < ROWS; r++) {
+            rows[r] = plain_row(r % 8 == 7 ? 0 : 0.8f, check_rng_next(&b->rng), r);
+            rows[r].p.top_p = r % 2 ? 1 : r % 3 ? 0.95f : 0.2f;
+            rows[r].p.top_k = r % 5 == 1 ? 50 : r % 5 == 2 ? 2000 : 0;
+            rows[r].p.min_p = r % 7 == 1 ? 0.05f : 0;
+            for (uint32_t i = 0; i < 30 && r % 4 == 1; i++)
+                rows[r].banned[rows[r].p.banned_count++] = (uint32_t)check_rng_below(&b->rng, n);
+        }
+        run(b, x, rows, ROWS, n, first);
+        for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
+            if (!kernels_force_sample(b->kernels, sizes[i], i == 3 ? 1 : 4)) {
+                CHECK(sizes[i] > 256);
+                continue;
+            }
+            run(b, x, rows, ROWS, n, ids);
+            CHECK(memcmp(ids, first, sizeof ids) == 0);
+            ran++;
+        }
+        for (uint32_t r = 0; r < ROWS; r++)
+            drawn += first[r] != first[0];
+        free(x);
+        free(rows);
+    }
+    CHECK(ran >= 8 && drawn > ROWS);
+}
+
+/* Other seeds, positions and choices: other draws. */
+static void test_streams(struct bed *b)
+{
+    enum { N = 3000, ROWS = 4 };
+    float *x = take((size_t)ROWS * N * sizeof *x);
+    struct row rows[ROWS];
+    uint32_t ids[ROWS];
+    for (uint32_t r = 0; r < ROWS; r++)
+        rows[r] = plain_row(1, r == 1 ? 6 : 5 + (r == 2 ? UINT64_C(1) << 32 : 0), 8 + (r == 3));
+    run(b, x, rows, ROWS, N, ids);
+    rows[0].p.choice = 1;
+    uint32_t other = run_one(b, x, rows[0], N);
+    for (uint32_t r = 0; r < ROWS; r++)
+        for (uint32_t q = 0; q <= r; q++)
+            CHECK(q == r ? ids[r] != other : ids[r] != ids[q]);
+    free(x);
+}
+
 /* A real vocabulary's size: no invocation may run into a shader's loop limit. */
 static void test_large(struct bed *b)
 {
     enum { N = 151936 };
     float *x = bed_floats(b, N, -3, 3);
-    struct row row = plain_row(1, 99, 5);
+    struct row row = plain_row(1, 99, 5), flat = plain_row(0.8f, 17, 4);
     double margin;
     row.p.top_k = 30;
     row.p.top_p = 0.8f;
@@ -357,14 +485,15 @@ static void test_large(struct bed *b)
     for (uint32_t i = 0; i < 40; i++)
         x[i * 3000 + 11] = 4 + (float)i * 0.11f;
     uint32_t want = twin_draw(x, &row, N, &margin);
-    for (int i = 0; i < 20 && margin < 1e-4; i++) { /* another draw is clearer */
+    for (int i = 0; i < 20 && margin < 1e-5; i++) { /* another draw is clearer */
         row.p.position++;
         want = twin_draw(x, &row, N, &margin);
     }
-    if (CHECK(margin > 1e-4))
+    if (CHECK(margin > 1e-5))
         CHECK_INT(run_one(b, x, row, N), want);
     row.p.temperature = 0;
     CHECK_INT(run_one(b, x, row, N), N - 2);
+    check_equal(b, N, &flat);
     free(x);
 }
 
@@ -422,6 +551,9 @@ int main(int argc, char **argv)
     test_draws(&b);
     test_neighbours(&b);
     test_statistics(&b);
+    test_equal(&b);
+    test_streams(&b);
     test_large(&b);
+    test_sizes(&b);
     return bed_finish(&b);
 }
