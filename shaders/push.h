@@ -56,6 +56,35 @@
 #define EXPERT_TILE 4
 #define MAX_EXPERTS 1024
 
+/* ---- the matrix family: f16 products on matrix units; layouts "weight tiles", "row tiles": matrix.glsl ---- */
+
+/* out[r * out_stride + j] = sum_k a[r, k] * w[j, k] (+ bias) (+ residual) as PUSH_MATMUL, a: row tiles, w: weight tiles
+ * or a quantized tensor. Gated: n outputs act(w[j] a) * (w'[j] a) as row tiles, w' = w_high from its row high_row on
+ * (weight tiles: eight rows of w and eight of w' alternate); gelu: instead of silu. k a multiple of 32, cut into
+ * `slices` slices of slice_groups groups of 32, the last one shorter. Rows are padded to what the variant takes. */
+#define PUSH_MATRIX_MATMUL                                                                         \
+    ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR_OUT                                \
+    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(slices) U32(slice_groups) U32(gelu)
+/* out: weight tiles of n rows of a quantized tensor from first_row on. halves 2: rows fill tiles of 16; 1: eight rows
+ * fill half `upper` of each tile. */
+#define PUSH_MATRIX_EXPAND                                                                         \
+    ADDR(w) ADDR_OUT U32(n) U32(k) U32(halves) U32(upper) U32(first_row)
+/* out (row tiles) = norm(x[idx[r], :]) * weight as PUSH_RMSNORM; weight 0: x as it is. Row s begins at s * stride. */
+#define PUSH_MATRIX_ROWS                                                                           \
+    ADDR(x) ADDR(weight) ADDR(idx) ADDR_OUT U32(rows) U32(cols) U32(stride) F32(eps)
+/* As PUSH_ROPE, with other places: q (rotated) goes to f16 rows [rows][n_head * head_size]; v lies in its page as
+ * [n_head_kv][head_size][PAGE_TOKENS]. */
+#define PUSH_MATRIX_ROPE                                                                           \
+    ADDR(qkv) ADDR(q) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv)                        \
+    U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(rope_dims) U32(pages_stride) U32(page_bytes) \
+    U32(adjacent)
+/* As PUSH_ATTENTION: q f16 rows, pages as PUSH_MATRIX_ROPE leaves them, out: row tiles.
+ * tasks: uint2 (first row, rows) each a run of rows of one sequence at consecutive positions. */
+#define PUSH_MATRIX_ATTENTION                                                                      \
+    ADDR(q) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT                          \
+    U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) F32(scale) F32(softcap)
+#define MATRIX_CHUNK_TOKENS 128
+
 /* x[i] = cap * tanh(x[i] / cap), i < count. (Gemma 2, arXiv 2408.00118) */
 #define PUSH_SOFTCAP ADDR(x) U32(count) U32(row_groups) F32(cap)
 
@@ -147,6 +176,11 @@ struct push_route { PUSH_ROUTE };
 struct push_expert_tiles { PUSH_EXPERT_TILES };
 struct push_combine { PUSH_COMBINE };
 struct push_softcap { PUSH_SOFTCAP };
+struct push_matrix_matmul { PUSH_MATRIX_MATMUL };
+struct push_matrix_expand { PUSH_MATRIX_EXPAND };
+struct push_matrix_rows { PUSH_MATRIX_ROWS };
+struct push_matrix_rope { PUSH_MATRIX_ROPE };
+struct push_matrix_attention { PUSH_MATRIX_ATTENTION };
 struct sample_row { SAMPLE_ROW };
 struct logit_edit { LOGIT_EDIT };
 struct logprob_row {

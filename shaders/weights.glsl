@@ -112,6 +112,22 @@ int codebook(uint q)
 #include "type_mxfp4.glsl"
 #endif
 
+/* For the matrix family: octet q (matrix.glsl) of group g, values 4q .. 4q + 3 and 16 + 4q .. 16 + 4q + 3, as f16. */
+#ifndef TYPE_OCTET
+uvec4 type_read_octet(type_slice s, weight_at p, uint g, uint q)
+{
+    float w[GROUP];
+    type_read_group(s, p, g, w);
+    float x[8];
+    [[unroll]] for (uint i = 0; i < 8; i++) {
+        uint at = i / 4 * 16 + i % 4;
+        x[i] = q == 0 ? w[at] : q == 1 ? w[at + 4] : q == 2 ? w[at + 8] : w[at + 12];
+    }
+    return uvec4(packHalf2x16(vec2(x[0], x[1])), packHalf2x16(vec2(x[2], x[3])), packHalf2x16(vec2(x[4], x[5])),
+                 packHalf2x16(vec2(x[6], x[7])));
+}
+#endif
+
 uint slice_bytes(uint groups)
 {
     return (TYPE_HEAD_UNITS + TYPE_GROUP_UNITS * groups) * 16 + TYPE_TAIL_WORDS * 4;

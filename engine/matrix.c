@@ -1,0 +1,342 @@
+/* The matrix family's table: shaders, specializations, and which variant of the matmul for which
+ * shape. */
+#include "engine/matrix.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/hash.h"
+#include "base/size.h"
+#include "shaders/spirv_matrix.h"
+
+#define PUSH_FITS(name) static_assert(sizeof(struct push_##name) <= GPU_PUSH_MAX_BYTES, #name)
+PUSH_FITS(matrix_matmul);
+PUSH_FITS(matrix_expand);
+PUSH_FITS(matrix_rows);
+PUSH_FITS(matrix_rope);
+PUSH_FITS(matrix_attention);
+
+struct code {
+    const uint32_t *spirv;
+    size_t bytes;
+};
+#define CODE(name)                                                                                 \
+    {                                                                                              \
+        spirv_##name, sizeof spirv_##name                                                          \
+    }
+#define BOTH(name)                                                                                 \
+    {                                                                                              \
+        CODE(name##_nv), CODE(name##_emulated)                                                     \
+    }
+
+/* Shaders by device: with matrix units, emulated. */
+static const struct code attention_code[2] = BOTH(matrix_attention);
+static const struct code tiles_code[2] = BOTH(matrix_matmul_tiles);
+static const struct code rows_code = CODE(matrix_rows), rope_code = CODE(matrix_rope);
+
+#define TYPE(TENSOR, name)                                                                         \
+    {                                                                                              \
+        TENSOR, CODE(matrix_expand_##name), BOTH(matrix_matmul_##name)                             \
+    }
+static const struct type_code {
+    enum tensor_type type;
+    struct code expand;
+    struct code matmul[2];
+} types[] = {
+    TYPE(TENSOR_F32, f32),     TYPE(TENSOR_F16, f16),       TYPE(TENSOR_BF16, bf16),
+    TYPE(TENSOR_Q4_0, q4_0),   TYPE(TENSOR_Q4_1, q4_1),     TYPE(TENSOR_Q5_0, q5_0),
+    TYPE(TENSOR_Q5_1, q5_1),   TYPE(TENSOR_Q8_0, q8_0),     TYPE(TENSOR_Q2_K, q2_k),
+    TYPE(TENSOR_Q3_K, q3_k),   TYPE(TENSOR_Q4_K, q4_k),     TYPE(TENSOR_Q5_K, q5_k),
+    TYPE(TENSOR_Q6_K, q6_k),   TYPE(TENSOR_IQ4_NL, iq4_nl), TYPE(TENSOR_IQ4_XS, iq4_xs),
+    TYPE(TENSOR_MXFP4, mxfp4),
+};
+enum { TYPES = ARRAY_LEN(types), SOURCES = TYPES + 1 /* and tiles */, TILES = TYPES };
+
+/* The matmul's specializations, all of the same arithmetic, and what a workgroup of each takes,
+ * measured on an H100 (bench/NOTES.md): time = begin_us + rounds * (group_us * groups of 32 a warp
+ * sums + round_us). */
+static const struct variant {
+    uint32_t tm, tn, warps_m, warps_n, warps_k, unroll;
+    uint32_t at_a_time; /* workgroups */
+    float begin_us, group_us, round_us;
+} variants[] = {
+    {1, 1, 1, 1, 8, 4, 528, 2, 0.20f, 1}, {1, 1, 1, 1, 16, 5, 264, 2, 0.20f, 1},
+    {1, 2, 1, 1, 8, 4, 528, 2, 0.25f, 1}, {1, 2, 1, 1, 16, 5, 264, 2, 0.25f, 1},
+    {1, 4, 1, 1, 8, 4, 264, 2, 0.35f, 1}, {1, 4, 1, 1, 16, 5, 132, 2, 0.35f, 1},
+    {2, 4, 1, 1, 4, 0, 264, 3, 0.60f, 0}, {2, 4, 2, 2, 1, 0, 396, 2, 0.52f, 0},
+    {4, 4, 2, 2, 1, 0, 264, 2, 0.68f, 0},
+};
+enum { VARIANTS = ARRAY_LEN(variants) };
+
+enum { ROWS_SIZE = 128, ELEMENTS = 64 };
+/* TN, warps side by side in columns, in chunks: of attention over few and many columns. */
+static const uint32_t attention_specs[2][3] = {{2, 4, 1}, {1, 1, 4}};
+
+struct matrix {
+    struct gpu *gpu;
+    bool emulated;
+    uint32_t head_size;
+    int forced;
+    struct gpu_pipeline *attention[2]; /* many, few */
+    struct gpu_pipeline *rows, *rope;
+    struct gpu_pipeline *expand[TYPES];
+    struct gpu_pipeline *matmul[SOURCES][VARIANTS][2]; /* gated */
+    char hash[33];
+};
+
+static enum err create(struct matrix *m, const char *name, const struct code *code,
+                       uint32_t push_bytes, const uint32_t *spec, uint32_t spec_count,
+                       struct gpu_pipeline **ret, struct err_msg *why)
+{
+    struct gpu_pipeline_options o = {.name = name,
+                                     .spirv = code->spirv,
+                                     .spirv_bytes = code->bytes,
+                                     .push_bytes = push_bytes,
+                                     .spec = spec,
+                                     .spec_count = spec_count};
+    return *ret != NULL ? ERR_OK : gpu_pipeline_create(m->gpu, &o, ret, why);
+}
+
+static size_t source_of(enum tensor_type type)
+{
+    size_t i = 0;
+    while (i < TYPES && types[i].type != type)
+        i++;
+    assert(i < TYPES);
+    return i;
+}
+
+static enum err make_hash(struct matrix *m, struct err_msg *why)
+{
+    struct buf all = {0};
+    enum err e =
+        buf_append(&all, attention_code[m->emulated].spirv, attention_code[m->emulated].bytes);
+    if (e == ERR_OK)
+        e = buf_append(&all, tiles_code[m->emulated].spirv, tiles_code[m->emulated].bytes);
+    if (e == ERR_OK)
+        e = buf_append(&all, rows_code.spirv, rows_code.bytes);
+    if (e == ERR_OK)
+        e = buf_append(&all, rope_code.spirv, rope_code.bytes);
+    for (size_t i = 0; i < TYPES && e == ERR_OK; i++)
+        e = buf_append(&all, types[i].expand.spirv, types[i].expand.bytes);
+    if (e != ERR_OK)
+        err_set(why, e, "out of memory for the shaders' hash");
+    else
+        hash128_hex(all.data, all.len, m->hash);
+    buf_free(&all);
+    return e;
+}
+
+enum err matrix_create(struct gpu *g, uint32_t head_size, bool emulated, struct matrix **ret,
+                       struct err_msg *why)
+{
+    static const uint32_t rows_size = ROWS_SIZE, elements = ELEMENTS;
+    assert(head_size % 32 == 0 && head_size <= MATRIX_MAX_HEAD_SIZE);
+    struct matrix *m = calloc(1, sizeof *m);
+    if (m == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for the matrix kernels");
+    m->gpu = g;
+    m->emulated = emulated;
+    m->head_size = head_size;
+    m->forced = -1;
+    enum err e = make_hash(m, why);
+    for (int few = 0; few < 2 && e == ERR_OK; few++) {
+        const uint32_t *a = attention_specs[few];
+        const uint32_t spec[] = {a[1] * a[2], head_size / 32, a[0], a[1], a[2]};
+        e = create(m, "matrix_attention", &attention_code[emulated],
+                   sizeof(struct push_matrix_attention), spec, ARRAY_LEN(spec), &m->attention[few],
+                   why);
+    }
+    if (e == ERR_OK)
+        e = create(m, "matrix_rows", &rows_code, sizeof(struct push_matrix_rows), &rows_size, 1,
+                   &m->rows, why);
+    if (e == ERR_OK)
+        e = create(m, "matrix_rope", &rope_code, sizeof(struct push_matrix_rope), &elements, 1,
+                   &m->rope, why);
+    if (e != ERR_OK) {
+        matrix_destroy(&m);
+        return e;
+    }
+    *ret = m;
+    return ERR_OK;
+}
+
+void matrix_destroy(struct matrix **m)
+{
+    free(*m); /* pipelines belong to the gpu */
+    *m = NULL;
+}
+
+const char *matrix_build_hash(const struct matrix *m)
+{
+    return m->hash;
+}
+
+/* ---- the matmul ---- */
+
+enum { MOST_SLICES = 16, LEAST_SLICE_GROUPS = 4, FEW_ROWS = 16 };
+
+void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups)
+{
+    uint32_t groups = k / 32;
+    uint32_t of_slice = (uint32_t)max_u64(LEAST_SLICE_GROUPS, div_up(groups, MOST_SLICES));
+    *ret_slice_groups = of_slice;
+    *ret_slices = (uint32_t)div_up(groups, of_slice);
+}
+
+uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols)
+{
+    return div_up(rows, 16) * 16 * cols * sizeof(uint16_t);
+}
+
+bool matrix_reads_tiles(const struct matrix_weight *w, uint32_t rows)
+{
+    if (w->tiles == 0 || w->address == 0)
+        return w->tiles != 0;
+    return rows > FEW_ROWS || w->type == TENSOR_F32 || w->type == TENSOR_F16 ||
+           w->type == TENSOR_BF16;
+}
+
+static uint32_t output_tiles(const struct matrix_weight *w)
+{
+    return (uint32_t)div_up(w->rows, w->gated ? 8 : 16);
+}
+
+static void grid(const struct variant *v, const struct matrix_weight *w, uint32_t rows,
+                 uint32_t *ret_x, uint32_t *ret_y)
+{
+    *ret_x = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
+    *ret_y = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
+}
+
+static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
+{
+    uint32_t slices, slice_groups, x, y;
+    if (m->forced >= 0)
+        return (size_t)m->forced;
+    matrix_slices(w->cols, &slices, &slice_groups);
+    size_t few = slices > 8 ? 1 : 0;
+    if (rows <= 8)
+        return few;
+    if (rows <= FEW_ROWS)
+        return 2 + few;
+    size_t best = 4 + few;
+    float least = 0;
+    for (size_t i = 4; i < VARIANTS; i++) {
+        const struct variant *v = &variants[i];
+        if (v->warps_k > 4 && i != 4 + few)
+            continue;
+        grid(v, w, rows, &x, &y);
+        float rounds = (float)div_up((uint64_t)x * y, v->at_a_time);
+        float groups = (float)(slice_groups * div_up(slices, v->warps_k));
+        float us = v->begin_us + rounds * (v->group_us * groups + v->round_us);
+        if (least == 0 || us < least) {
+            least = us;
+            best = i;
+        }
+    }
+    return best;
+}
+
+static enum err prepare_variant(struct matrix *m, size_t source, size_t variant, bool gated,
+                                struct err_msg *why)
+{
+    const struct variant *v = &variants[variant];
+    const uint32_t spec[] = {v->warps_m * v->warps_n * v->warps_k,
+                             v->tm,
+                             v->tn,
+                             v->warps_m,
+                             v->warps_n,
+                             v->warps_k,
+                             v->unroll,
+                             gated};
+    const struct code *code =
+        source == TILES ? &tiles_code[m->emulated] : &types[source].matmul[m->emulated];
+    return create(m, "matrix_matmul", code, sizeof(struct push_matrix_matmul), spec,
+                  ARRAY_LEN(spec), &m->matmul[source][variant][gated], why);
+}
+
+enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
+                        struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    for (uint32_t rows = 1; rows <= max_rows && e == ERR_OK; rows = rows < 8 ? 8 : rows + 8) {
+        size_t source = matrix_reads_tiles(w, rows) ? TILES : source_of(w->type);
+        e = prepare_variant(m, source, choose(m, w, rows), w->gated, why);
+    }
+    return e;
+}
+
+enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type, struct err_msg *why)
+{
+    size_t i = source_of(type);
+    return create(m, "matrix_expand", &types[i].expand, sizeof(struct push_matrix_expand), NULL, 0,
+                  &m->expand[i], why);
+}
+
+void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
+                   const struct matrix_weight *w)
+{
+    struct push_matrix_matmul q = *p;
+    bool tiles = matrix_reads_tiles(w, p->rows);
+    size_t i = choose(m, w, p->rows), source = tiles ? TILES : source_of(w->type);
+    uint32_t x, y;
+    q.w = tiles ? w->tiles : w->address;
+    q.w_high = w->high_address;
+    q.high_row = w->high_row;
+    q.n = w->rows;
+    q.k = w->cols;
+    matrix_slices(q.k, &q.slices, &q.slice_groups);
+    grid(&variants[i], w, p->rows, &x, &y);
+    assert(m->matmul[source][i][w->gated] != NULL);
+    gpu_dispatch(m->gpu, m->matmul[source][i][w->gated], &q, x, y, 1);
+}
+
+/* ---- the rest ---- */
+
+void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type)
+{
+    gpu_dispatch(m->gpu, m->expand[source_of(type)], p, p->k / 32,
+                 (uint32_t)div_up(p->n, 8 * p->halves), 1);
+}
+
+void matrix_rows(struct matrix *m, const struct push_matrix_rows *p)
+{
+    gpu_dispatch(m->gpu, m->rows, p, p->rows, 1, 1);
+}
+
+void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
+{
+    uint32_t words = (p->n_head + 2 * p->n_head_kv) * p->head_size / 2;
+    gpu_dispatch(m->gpu, m->rope, p, (uint32_t)div_up(words, ELEMENTS), p->rows, 1);
+}
+
+uint32_t matrix_task_rows(const struct matrix *m, uint32_t n_head, uint32_t n_head_kv)
+{
+    (void)m;
+    return (uint32_t)max_u64(1, 8 * attention_specs[0][0] * attention_specs[0][1] /
+                                    (n_head / n_head_kv));
+}
+
+void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,
+                      bool few)
+{
+    const uint32_t *spec = attention_specs[few];
+    uint32_t share = p->n_head / p->n_head_kv, at_once = 8 * spec[0] * spec[1];
+    uint32_t columns = few ? share : share * matrix_task_rows(m, p->n_head, p->n_head_kv);
+    if (tasks > 0)
+        gpu_dispatch(m->gpu, m->attention[few], p, tasks, p->n_head_kv,
+                     (uint32_t)div_up(columns, at_once));
+}
+
+size_t matrix_variants(void)
+{
+    return VARIANTS;
+}
+
+void matrix_force(struct matrix *m, int variant)
+{
+    m->forced = variant;
+}

@@ -1,0 +1,73 @@
+/* The matrix family: the transformer's kernels on matrix units (f16 products, f32 sums), beside the
+ * plain ones of kernels.h. shaders/matrix.glsl has the layouts, shaders/push.h what each kernel
+ * computes.
+ *
+ * Canonical arithmetic, as in kernels.h: an output's bits depend on its own row alone, not on the
+ * rows beside it nor on the variant. A matmul's inner dimension is cut into slices
+ * (matrix_slices()) that are added in ascending order; whatever the source, a weight is the f16
+ * nearest to the format's value. Weights can lie on the device twice: as the file has them, read by
+ * few rows, where bytes decide; and as f16 tiles, read by many rows. */
+#ifndef OCTO_ENGINE_MATRIX_H
+#define OCTO_ENGINE_MATRIX_H
+
+#include "engine/gpu.h"
+#include "model/gguf.h"
+#include "shaders/push.h"
+
+enum {
+    MATRIX_PAD_ROWS =
+        128, /* row tiles are read in whole tiles of a workgroup: so many rows may lie behind */
+    MATRIX_MAX_HEAD_SIZE = 128 /* a multiple of 32 */
+};
+
+/* `rows` x `cols` of weights; gated: rows is the number of outputs, each of a gate and a value. */
+struct matrix_weight {
+    uint64_t tiles;   /* f16 weight tiles; 0: none */
+    uint64_t address; /* the tensor as kernel_weight_repack() leaves it; 0: not readable so */
+    uint64_t high_address;
+    uint32_t high_row; /* gated: the values' tensor and its first row */
+    enum tensor_type type;
+    uint32_t rows, cols;
+    bool gated;
+};
+
+struct matrix;
+
+/* Creates the pipelines that do not depend on weights. emulated: without matrix units (slow: for
+ * tests). ERR_DEVICE: the device's matrix units hold their matrices in another way than the kernels
+ * expect. */
+enum err matrix_create(struct gpu *g, uint32_t head_size, bool emulated, struct matrix **ret,
+                       struct err_msg *why) MUST_CHECK;
+void matrix_destroy(struct matrix **m);
+/* XXH3-128 hex of the family's SPIR-V and specializations. */
+const char *matrix_build_hash(const struct matrix *m);
+
+/* Makes matrix_matmul() ready for this weight and up to max_rows rows. */
+enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
+                        struct err_msg *why) MUST_CHECK;
+/* Makes matrix_expand() ready for a type. */
+enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type,
+                               struct err_msg *why) MUST_CHECK;
+
+uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols); /* of a gated weight: rows of both */
+void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups);
+/* Whether so many rows read tiles, where the weight has both. */
+bool matrix_reads_tiles(const struct matrix_weight *w, uint32_t rows);
+
+void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type);
+void matrix_rows(struct matrix *m, const struct push_matrix_rows *p);
+/* w, w_high, high_row, n, k, slices are filled in from the weight. */
+void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
+                   const struct matrix_weight *w);
+void matrix_rope(struct matrix *m, const struct push_matrix_rope *p);
+/* Tasks of one row (few) or of up to matrix_task_rows() rows. */
+uint32_t matrix_task_rows(const struct matrix *m, uint32_t n_head, uint32_t n_head_kv);
+void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,
+                      bool few);
+
+/* Tests only: from now on this variant (0 .. matrix_variants() - 1; -1: by shape), from tiles or
+ * not. */
+size_t matrix_variants(void);
+void matrix_force(struct matrix *m, int variant);
+
+#endif

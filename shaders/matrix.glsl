@@ -1,0 +1,152 @@
+/* Matrix units: the one product that the kernels of the matrix family are made of, and the layouts it wants.
+ *
+ *   product: C[16 x 8] += A[16 x 16] B[16 x 8], A and B f16, C f32, held by 32 invocations ("a warp"; workgroups are
+ *   32 x warps). Invocation `lane` is (g, q) = (lane / 4, lane % 4) and holds
+ *     A: rows g (low) and g + 8 (high); of each the four columns 2q, 2q + 1, 2q + 8, 2q + 9
+ *     B: columns 2q and 2q + 1; of rows g and g + 8                                          (x: row g, y: row g + 8)
+ *     C: (row g, column 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1)
+ *   That is how NVIDIA's units have it; matrix_create() looks whether the device does.
+ *
+ * Since a product sums over A's columns and B's rows, any 16 values of k may stand for them, in any order, the same in
+ * both. A step takes a group of 32 values of k as two products: the first has k 0..15 of the group, the second 16..31,
+ * with A's columns 2q, 2q + 1, 2q + 8, 2q + 9 standing for 4q .. 4q + 3. So a lane's share of a row's group are eight
+ * values: its "octet" 4q .. 4q + 3 and 16 + 4q .. 16 + 4q + 3, one 16-byte load.
+ *
+ *   weight tiles: f16 [rows / 16][k / 32][2][32 lanes][8]: half 0 is row g of a tile, half 1 row g + 8; a lane's octet
+ *   row tiles (activations): f16 [rows / 8][k / 32][32 lanes][8]: see tile_place()
+ *
+ * MATRIX_LAYOUT: only that. MATRIX_NV: GL_NV_cooperative_matrix. Otherwise the same product by shared memory and fma, for devices and tests
+ * without such units: all warps of a workgroup must come to every product together (UNIFORM_WARPS). */
+#ifndef OCTO_MATRIX_GLSL
+#define OCTO_MATRIX_GLSL
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+#extension GL_EXT_shader_16bit_storage : require
+
+#define WARP 32
+
+layout(buffer_reference, std430, buffer_reference_align = 16) readonly restrict buffer Units { uvec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 2) buffer F16s { float16_t v[]; };
+
+uint warp_lane()
+{
+    return gl_LocalInvocationID.x;
+}
+
+#ifdef MATRIX_LAYOUT /* no products here */
+#elif defined(MATRIX_NV)
+#extension GL_KHR_memory_scope_semantics : require
+#extension GL_NV_cooperative_matrix : require
+#extension GL_KHR_shader_subgroup_shuffle : require
+#define UNIFORM_WARPS false
+
+vec4 product(uvec2 low, uvec2 high, uvec2 b, vec4 c)
+{
+    fcoopmatNV<16, gl_ScopeSubgroup, 16, 16> ma;
+    fcoopmatNV<16, gl_ScopeSubgroup, 16, 8> mb;
+    fcoopmatNV<32, gl_ScopeSubgroup, 16, 8> mc;
+    [[unroll]] for (uint i = 0; i < 2; i++) {
+        f16vec2 x = unpackFloat2x16(low[i]), y = unpackFloat2x16(high[i]), z = unpackFloat2x16(b[i]);
+        ma[2 * i] = x.x;
+        ma[2 * i + 1] = x.y;
+        ma[4 + 2 * i] = y.x;
+        ma[4 + 2 * i + 1] = y.y;
+        mb[2 * i] = z.x;
+        mb[2 * i + 1] = z.y;
+    }
+    [[unroll]] for (uint i = 0; i < 4; i++)
+        mc[i] = c[i];
+    mc = coopMatMulAddNV(ma, mb, mc);
+    return vec4(mc[0], mc[1], mc[2], mc[3]);
+}
+
+/* Of the eight lanes with one q. */
+float column_max(float x)
+{
+    [[unroll]] for (uint i = 4; i < WARP; i *= 2)
+        x = max(x, subgroupShuffleXor(x, i));
+    return x;
+}
+
+float column_sum(float x)
+{
+    [[unroll]] for (uint i = 4; i < WARP; i *= 2) {
+        precise float y = x + subgroupShuffleXor(x, i);
+        x = y;
+    }
+    return x;
+}
+#else
+#define UNIFORM_WARPS true
+shared uvec4 emulated_a[WARP * gl_WorkGroupSize.y];
+shared uvec2 emulated_b[WARP * gl_WorkGroupSize.y];
+
+float half_at(uint word, uint i)
+{
+    vec2 pair = unpackHalf2x16(word);
+    return i == 0 ? pair.x : pair.y;
+}
+
+vec4 product(uvec2 low, uvec2 high, uvec2 b, vec4 c)
+{
+    uint lane = warp_lane(), warp = gl_LocalInvocationID.y * WARP;
+    barrier();
+    emulated_a[warp + lane] = uvec4(low, high);
+    emulated_b[warp + lane] = b;
+    barrier();
+    for (uint k = 0; k < 16; k++) {
+        uvec4 row = emulated_a[warp + lane / 4 * 4 + k % 8 / 2];
+        float x = half_at(k < 8 ? row.x : row.y, k % 2), y = half_at(k < 8 ? row.z : row.w, k % 2);
+        uvec2 column = emulated_b[warp + k % 8 * 4 + lane % 4];
+        vec2 z = unpackHalf2x16(k < 8 ? column.x : column.y);
+        c = vec4(fma(x, z.x, c.x), fma(x, z.y, c.y), fma(y, z.x, c.z), fma(y, z.y, c.w));
+    }
+    return c;
+}
+
+float of_lane(uint lane)
+{
+    return uintBitsToFloat(emulated_b[gl_LocalInvocationID.y * WARP + lane].x);
+}
+
+float column_max(float x)
+{
+    barrier();
+    emulated_b[gl_LocalInvocationID.y * WARP + warp_lane()].x = floatBitsToUint(x);
+    barrier();
+    for (uint i = warp_lane() % 4; i < WARP; i += 4)
+        x = max(x, of_lane(i));
+    return x;
+}
+
+float column_sum(float x)
+{
+    barrier();
+    emulated_b[gl_LocalInvocationID.y * WARP + warp_lane()].x = floatBitsToUint(x);
+    barrier();
+    precise float sum = 0.0;
+    for (uint i = warp_lane() % 4; i < WARP; i += 4)
+        sum = sum + of_lane(i);
+    return sum;
+}
+#endif
+
+/* Where value k of a row stands in row tiles of `groups` groups of 32, in halves. Rows 2i and 2i + 1 share words. */
+uint64_t tile_place(uint row, uint k, uint groups)
+{
+    uint c = k % 32, r = c % 4;
+    uint g = c % 16 / 4 * 2 + r % 2;
+    uint in_tile = (g * 4 + row % 8 / 2) * 8 + (c / 16 * 2 + r / 2) * 2 + row % 2;
+    return (uint64_t(row / 8) * groups + k / 32) * 256 + in_tile;
+}
+
+/* f16 has no room beyond 65504: values stay finite. */
+float16_t to_half(float x)
+{
+    return float16_t(clamp(x, -65504.0, 65504.0));
+}
+
+uint pack_halves(float x, float y)
+{
+    return packHalf2x16(clamp(vec2(x, y), vec2(-65504.0), vec2(65504.0)));
+}
+#endif

@@ -1,0 +1,193 @@
+#version 460
+/* A matmul on matrix units: weights are A, rows (activations) are B, so a tile is 16 outputs of 8 rows.
+ *
+ * Canonical arithmetic: k is cut into slices of whole groups of 32 (push.h says how); a slice is summed from 0 by
+ * products in ascending k, two a group; slices are added in ascending order. Every specialization does exactly that:
+ * a warp has TM x TN tiles; WARPS_N x WARPS_M warps lie side by side, and WARPS_K warps take slices side by side. */
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "matrix.glsl"
+
+layout(local_size_x = 32, local_size_y_id = 0) in; /* y: WARPS_N * WARPS_M * WARPS_K */
+layout(constant_id = 1) const uint TM = 1;         /* tiles of 16 outputs a warp */
+layout(constant_id = 2) const uint TN = 1;         /* tiles of 8 rows a warp */
+layout(constant_id = 3) const uint WARPS_M = 1;
+layout(constant_id = 4) const uint WARPS_N = 1;
+layout(constant_id = 5) const uint WARPS_K = 8;
+layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: one ahead of the products */
+layout(constant_id = 7) const bool GATED = false;
+layout(push_constant) uniform P { PUSH_MATRIX_MATMUL } p;
+
+const uint TILES = TM * TN;
+const uint AHEAD = UNROLL > 0 ? UNROLL : 1;
+
+shared vec4 partial[WARPS_K > 1 ? WARPS_M * WARPS_N * WARPS_K * TILES * WARP : 1];
+
+/* ---- a lane's octet of group b of output tile i: row g (upper 0) or g + 8 (upper 1) ---- */
+
+#ifdef WEIGHT_TILES
+#define WEIGHTS_BEGIN                                                                                                  \
+    Units weight_base = Units(p.w + uint64_t(out_tile) * groups * 1024 + lane * 16);
+#define WEIGHTS_LOAD(ret, i, b, upper) ret = weight_base.v[((i) * groups + (b)) * 64 + (upper) * 32];
+#else
+#define LOAD_BY_64_BITS false
+#include "weights.glsl"
+/* In a gated matmul an output tile is eight gates and the eight values they gate. */
+uint weight_row(uint tile, uint g, uint upper)
+{
+    uint row = GATED ? tile * 8 + g : tile * 16 + upper * 8 + g;
+    return min(row, p.n - 1) + (GATED && upper == 1 ? p.high_row : 0);
+}
+#define WEIGHTS_BEGIN
+#define WEIGHTS_LOAD(ret, i, b, upper)                                                                                  \
+    {                                                                                                                  \
+        weight_at at = weight_find(GATED && (upper) == 1 ? p.w_high : p.w, weight_row(out_tile + (i), lane / 4, upper),   \
+                                   (b) / (SLICE / GROUP), p.k);                                                        \
+        ret = type_read_octet(type_read_slice(at), at, (b) % (SLICE / GROUP), lane % 4);                               \
+    }
+#endif
+
+#define LOAD(b, w, w_at, x, x_at)                                                                                      \
+    [[unroll]] for (uint i = 0; i < TM; i++) {                                                                         \
+        WEIGHTS_LOAD(w[w_at + 2 * i], i, b, 0)                                                                         \
+        WEIGHTS_LOAD(w[w_at + 2 * i + 1], i, b, 1)                                                                     \
+    }                                                                                                                  \
+    [[unroll]] for (uint j = 0; j < TN; j++)                                                                           \
+        x[x_at + j] = row_base.v[(j * groups + (b)) * 32];
+
+#define MULTIPLY(w, w_at, x, x_at)                                                                                     \
+    [[unroll]] for (uint i = 0; i < TM; i++)                                                                           \
+        [[unroll]] for (uint j = 0; j < TN; j++)                                                                       \
+            acc[i * TN + j] =                                                                                          \
+                product(w[w_at + 2 * i].xy, w[w_at + 2 * i + 1].xy, x[x_at + j].xy, acc[i * TN + j]);                  \
+    [[unroll]] for (uint i = 0; i < TM; i++)                                                                           \
+        [[unroll]] for (uint j = 0; j < TN; j++)                                                                       \
+            acc[i * TN + j] =                                                                                          \
+                product(w[w_at + 2 * i].zw, w[w_at + 2 * i + 1].zw, x[x_at + j].zw, acc[i * TN + j]);
+
+float activate(float x)
+{
+    precise float gate;
+    if (p.gelu != 0) {
+        precise float inner = 0.7978845608028654 * (x + 0.044715 * x * x * x);
+        gate = 0.5 * x * (1.0 + tanh(clamp(inner, -15.0, 15.0)));
+    } else {
+        gate = x / (1.0 + exp(-x));
+    }
+    return gate;
+}
+
+void write(uint row, uint column, float value)
+{
+    if (row >= p.rows || column >= p.n)
+        return;
+    precise float y = value;
+    uint64_t index = uint64_t(row) * p.out_stride + column;
+    if (p.bias != 0)
+        y = y + F32s(p.bias).v[column];
+    if (p.residual != 0)
+        y = y + F32s(p.residual + index * 4).v[0];
+    F32s(p.out_ + index * 4).v[0] = y;
+}
+
+/* A tile of C: outputs g and g + 8 of rows 2q and 2q + 1. */
+void write_tile(uint out_tile, uint row_tile, vec4 c)
+{
+    uint lane = warp_lane();
+    uint row = row_tile * 8 + lane % 4 * 2;
+    if (GATED) {
+        uint column = out_tile * 8 + lane / 4;
+        if (column < p.n && row < p.rows) {
+            precise float x = activate(c.x) * c.z, y = activate(c.y) * c.w;
+            U32s(p.out_ + tile_place(row, column, (p.n + 31) / 32) * 2).v[0] = pack_halves(x, y);
+        }
+        return;
+    }
+    uint column = out_tile * 16 + lane / 4;
+    write(row, column, c.x);
+    write(row + 1, column, c.y);
+    write(row, column + 8, c.z);
+    write(row + 1, column + 8, c.w);
+}
+
+void main()
+{
+    uint lane = warp_lane(), warp = gl_LocalInvocationID.y;
+    uint warp_k = warp / (WARPS_M * WARPS_N), side = warp % (WARPS_M * WARPS_N);
+    uint groups = p.k / 32;
+    uint out_tile = (gl_WorkGroupID.x * WARPS_M + side % WARPS_M) * TM;
+    uint row_tile = (gl_WorkGroupID.y * WARPS_N + side / WARPS_M) * TN;
+    WEIGHTS_BEGIN
+    Units row_base = Units(p.a + uint64_t(row_tile) * groups * 512 + lane * 16);
+    vec4 total[TILES], acc[TILES];
+    [[unroll]] for (uint i = 0; i < TILES; i++)
+        total[i] = vec4(0.0);
+    for (uint round = 0; round < p.slices; round += WARPS_K) {
+        uint begin = min((round + warp_k) * p.slice_groups, groups), end = min(begin + p.slice_groups, groups);
+        [[unroll]] for (uint i = 0; i < TILES; i++)
+            acc[i] = vec4(0.0);
+        if (UNIFORM_WARPS) {
+            for (uint n = 0; n < p.slice_groups; n++) {
+                uvec4 w[TM * 2], x[TN];
+                bool there = begin + n < end;
+                uint b = min(begin + n, groups - 1);
+                LOAD(b, w, 0, x, 0)
+                if (!there) {
+                    [[unroll]] for (uint i = 0; i < TM * 2; i++)
+                        w[i] = uvec4(0);
+                    [[unroll]] for (uint j = 0; j < TN; j++)
+                        x[j] = uvec4(0);
+                }
+                MULTIPLY(w, 0, x, 0)
+            }
+        } else if (UNROLL == 0) {
+            uvec4 w[TM * 2], x[TN], next_w[TM * 2], next_x[TN];
+            uint b = begin;
+            if (b < end) {
+                LOAD(b, w, 0, x, 0)
+            }
+            for (; b + 1 < end; b += 2) {
+                LOAD(b + 1, next_w, 0, next_x, 0)
+                MULTIPLY(w, 0, x, 0)
+                LOAD(min(b + 2, end - 1), w, 0, x, 0)
+                MULTIPLY(next_w, 0, next_x, 0)
+            }
+            if (b < end) {
+                MULTIPLY(w, 0, x, 0)
+            }
+        } else {
+            uint b = begin;
+            for (; b + AHEAD <= end; b += AHEAD) {
+                uvec4 w[AHEAD * TM * 2], x[AHEAD * TN];
+                [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+                    LOAD(b + u, w, u * TM * 2, x, u * TN)
+                }
+                [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+                    MULTIPLY(w, u * TM * 2, x, u * TN)
+                }
+            }
+            for (; b < end; b++) {
+                uvec4 w[TM * 2], x[TN];
+                LOAD(b, w, 0, x, 0)
+                MULTIPLY(w, 0, x, 0)
+            }
+        }
+        if (WARPS_K == 1) {
+            [[unroll]] for (uint i = 0; i < TILES; i++)
+                total[i] += acc[i];
+            continue;
+        }
+        [[unroll]] for (uint i = 0; i < TILES; i++)
+            partial[(warp * TILES + i) * WARP + lane] = acc[i];
+        barrier();
+        [[unroll]] for (uint i = 0; i < TILES; i++)
+            if (i % WARPS_K == warp_k)
+                for (uint s = 0; s < min(WARPS_K, p.slices - round); s++)
+                    total[i] += partial[((s * WARPS_M * WARPS_N + side) * TILES + i) * WARP + lane];
+        barrier();
+    }
+    [[unroll]] for (uint i = 0; i < TM; i++)
+        [[unroll]] for (uint j = 0; j < TN; j++)
+            if ((i * TN + j) % WARPS_K == warp_k)
+                write_tile(out_tile + i, row_tile + j, total[i * TN + j]);
+}
