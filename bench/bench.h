@@ -21,6 +21,8 @@ struct bench_common {
     const char *data; /* JSON or JSONL of token ids */
     int64_t limit;    /* most entries of data; 0: all */
     bool validate;
+    const char *family; /* of kernels: auto, plain, emulated */
+    bool no_tiles;
 };
 #define BENCH_COMMON_OPTIONS(type)                                                                 \
     {"model",       'm',                                                                           \
@@ -33,6 +35,15 @@ struct bench_common {
          .arg = "NAME",                                                                            \
          .help = "index or part of the name, as `octoflow-bench devices` lists them (default: "    \
                  "the first GPU)"},                                                                \
+        {"family",                                                                                 \
+         0,                                                                                        \
+         OPTION_STRING,                                                                            \
+         offsetof(struct type, common.family),                                                     \
+         .arg = "NAME",                                                                            \
+         .help =                                                                                   \
+             "kernels: auto (matrix units where there are), plain, or emulated (default auto)"},   \
+        {"no-tiles", 0, OPTION_FLAG, offsetof(struct type, common.no_tiles),                       \
+         .help = "matrix units read weights as the file has them, whatever fits"},                 \
         {"validate", 0, OPTION_FLAG, offsetof(struct type, common.validate),                       \
          .help = "run under the Vulkan validation layer; a message from it fails the run"},        \
         {"data",        0,                                                                         \

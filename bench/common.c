@@ -55,6 +55,15 @@ enum err bench_open_engine(const struct bench_common *c, const struct model *m,
         return e;
     o.device_index = list[index].index;
     o.validate = c->validate;
+    o.no_tiles = c->no_tiles;
+    if (c->family == NULL || strcmp(c->family, "auto") == 0)
+        o.family = ENGINE_AUTO;
+    else if (strcmp(c->family, "plain") == 0)
+        o.family = ENGINE_PLAIN;
+    else if (strcmp(c->family, "emulated") == 0)
+        o.family = ENGINE_EMULATED;
+    else
+        return err_set(why, ERR_USAGE, "--family %s: expected auto, plain or emulated", c->family);
     return engine_create(m, &o, ret, why);
 }
 

@@ -36,6 +36,16 @@ static enum err upload_angles(struct engine *e, const struct model_rope *r, stru
     return bad;
 }
 
+static enum err make_matrices(struct engine *e, struct err_msg *why)
+{
+    bool tiles = memory_fits_tiles(e, weights_tiles_bytes(e->model), gpu_memory_free(e->gpu));
+    enum err r =
+        weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, tiles, e->max_rows, why);
+    e->info.matrix = true;
+    e->info.tiles_bytes = e->weights.tiles_bytes;
+    return r;
+}
+
 static enum err create_buffers(struct engine *e, struct err_msg *why)
 {
     struct engine_buffer table[ENGINE_BUFFERS];
@@ -98,12 +108,12 @@ static void name_numeric_class(struct engine *e)
     char text[1024];
     const struct model_rope *r = &e->model->rope;
     bool factors_long = r->factors_long != NULL && e->info.max_ctx > r->original_ctx;
-    int len =
-        snprintf(text, sizeof text, "%s|%s|%s|exact%s", e->info.device.name, e->info.device.driver,
-                 kernels_build_hash(e->kernels), factors_long ? "|long" : "");
+    int len = snprintf(text, sizeof text, "%s%s", kernels_build_hash(e->kernels),
+                       e->matrix != NULL ? matrix_build_hash(e->matrix) : "");
+    hash128_hex(text, (size_t)len, e->info.shader_build);
+    len = snprintf(text, sizeof text, "%s|%s|%s|exact%s", e->info.device.name,
+                   e->info.device.driver, e->info.shader_build, factors_long ? "|long" : "");
     hash128_hex(text, (size_t)len, e->info.numeric_class);
-    snprintf(e->info.shader_build, sizeof e->info.shader_build, "%s",
-             kernels_build_hash(e->kernels));
 }
 
 enum err engine_create(const struct model *m, const struct engine_options *o, struct engine **ret,
@@ -122,9 +132,15 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
     if (r != ERR_OK)
         goto fail;
+    if (memory_uses_matrix(e))
+        r = matrix_create(e->gpu, m->head_size, o->family == ENGINE_EMULATED, &e->matrix, why);
+    if (r != ERR_OK)
+        goto fail;
     memory_size_step(e);
     name_numeric_class(e);
     r = weights_load(&e->weights, e->gpu, m, why);
+    if (r == ERR_OK && e->matrix != NULL)
+        r = make_matrices(e, why);
     if (r == ERR_OK)
         r = upload_angles(e, &m->rope, &e->angles, why);
     if (r == ERR_OK)
@@ -165,6 +181,10 @@ void engine_destroy(struct engine **e_ptr)
                                         &e->normed,
                                         &e->qkv,
                                         &e->attn,
+                                        &e->embd_tiles,
+                                        &e->attn_tiles,
+                                        &e->ff_tiles,
+                                        &e->q,
                                         &e->gate_up,
                                         &e->hidden,
                                         &e->logits,
@@ -177,7 +197,9 @@ void engine_destroy(struct engine **e_ptr)
             gpu_buffer_destroy(e->gpu, buffers[i]);
         for (uint32_t i = 0; e->kv_buffers != NULL && i < e->model->n_layer; i++)
             gpu_buffer_destroy(e->gpu, &e->kv_buffers[i]);
+        weights_free_tiles(&e->weights, e->gpu, e->model->n_layer);
         weights_free(&e->weights, e->gpu);
+        matrix_destroy(&e->matrix);
         kernels_destroy(&e->kernels);
         gpu_destroy(&e->gpu);
     }

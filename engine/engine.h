@@ -27,6 +27,11 @@ struct engine;
  * n_vocab floats, those of the token after `position`. Slow: copies logits to the host. */
 typedef void engine_logits_fn(void *user, uint64_t seq_id, uint32_t position, const float *logits);
 
+/* Which kernels do it: the plain ones (F32), or those for matrix units (f16 products, F32 sums)
+ * where the device and the model's shape allow. Emulated: those without such units, slowly, for
+ * tests. */
+enum engine_family { ENGINE_AUTO, ENGINE_PLAIN, ENGINE_EMULATED };
+
 struct engine_options {
     uint32_t device_index; /* gpu_list()'s order */
     bool validate;         /* Vulkan validation layer */
@@ -35,7 +40,9 @@ struct engine_options {
     uint64_t kv_tokens; /* KV cache size in tokens; 0: by memory, at least one longest sequence */
     uint32_t chunk_tokens; /* most prompt tokens in a step; 0: by device */
     bool no_prefix_cache;
-    bool profile; /* time stamps between kernels: engine_profile() */
+    enum engine_family family;
+    bool no_tiles; /* matrix family: read weights as the file has them, whatever fits */
+    bool profile;  /* time stamps between kernels: engine_profile() */
     engine_logits_fn *logits_fn;
     void *logits_user;
     bool logits_all; /* logits_fn gets every prompt position, not only those that sample */
@@ -50,7 +57,9 @@ struct engine_info {
     uint32_t max_ctx;
     uint32_t chunk_tokens;
     uint64_t kv_tokens;    /* size of the KV cache */
+    bool matrix;           /* the matrix family runs */
     uint64_t weight_bytes; /* on the device */
+    uint64_t tiles_bytes;  /* of f16 copies beside them */
     uint64_t kv_bytes;
 };
 

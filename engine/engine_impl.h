@@ -7,7 +7,9 @@
  *   sampling.c  what a sequence asks of its logits (no Vulkan)
  *   plan.c      which tokens a step computes: pages, preemption, prefixes (no Vulkan)
  *   forward.c   the transformer: records one forward pass over the planned rows
- *   weights.c   tensors onto the device */
+ *   forward_matrix.c  its layers on matrix units
+ *   weights.c   tensors onto the device
+ *   weights_matrix.c  their f16 tiles, where they fit */
 #ifndef OCTO_ENGINE_IMPL_H
 #define OCTO_ENGINE_IMPL_H
 
@@ -16,6 +18,7 @@
 #include "engine/engine.h"
 #include "engine/kernels.h"
 #include "engine/kv.h"
+#include "engine/matrix.h"
 #include "engine/sampling.h"
 
 enum { MAX_STOP_TOKENS = 128, MAX_BANS = MAX_STOP_TOKENS + ENGINE_MAX_BAD_WORDS };
@@ -60,6 +63,7 @@ struct step_layout {
     uint64_t ids, pos, seq; /* uint [max_rows] each */
     uint64_t logit_idx;     /* uint [max_rows]: row of each row that gets logits */
     uint64_t samples;       /* struct sample_row [max_rows] */
+    uint64_t tasks;         /* uint [max_rows][2]: attention's, matrix family */
     uint64_t pages;         /* uint [max_seqs][pages_stride] */
     uint64_t banned;        /* uint [max_seqs * MAX_BANS] */
     uint64_t edits;         /* struct logit_edit [max_edits] */
@@ -86,6 +90,15 @@ struct weight {
     uint32_t rows, cols; /* a vector: 1 x n */
 };
 
+/* The same matrices for the matrix family; rows 0 where there is none. */
+struct layer_matrices {
+    struct matrix_weight qkv; /* one tensor in the file, or q, k and v as neighbouring tiles */
+    struct matrix_weight q, k, v, attn_output;
+    bool biases_adjoin;           /* q's, k's and v's biases are one vector */
+    struct matrix_weight gate_up; /* gated; no tiles and no address: only gate and up */
+    struct matrix_weight gate, up, down;
+};
+
 /* As struct model_layer; address 0 where the architecture has no such tensor. */
 struct layer_weights {
     struct weight attn_norm, qkv, q, q_bias, k, k_bias, v, v_bias, q_norm, k_norm;
@@ -94,6 +107,7 @@ struct layer_weights {
     struct weight ffn_router, ffn_gate_exps, ffn_up_exps, ffn_down_exps;
     bool local;
     uint64_t kv_address; /* this layer's page pool */
+    struct layer_matrices matrix;
 };
 
 struct weights {
@@ -102,6 +116,9 @@ struct weights {
     uint64_t bytes;
     struct weight token_embd, output_norm, output;
     struct layer_weights *layers;
+    struct gpu_buffer *tiles; /* [n_layer + 1]: a layer's; the last one: of output */
+    uint64_t tiles_bytes;     /* 0: none */
+    struct matrix_weight output_matrix;
 };
 
 struct engine {
@@ -110,6 +127,7 @@ struct engine {
     struct engine_info info;
     struct gpu *gpu;
     struct kernels *kernels;
+    struct matrix *matrix; /* NULL: the plain kernels do it all */
     struct weights weights;
 
     /* Sizes. */
@@ -125,6 +143,9 @@ struct engine {
     struct gpu_buffer angles, angles_local;
     struct gpu_buffer step_host, step_device;
     struct gpu_buffer x, normed, qkv, attn, gate_up, hidden;
+    /* Matrix family: f16 row tiles [max_rows][n_embd], [n_head * head_size], [n_ff]; q as f16 rows.
+     */
+    struct gpu_buffer embd_tiles, attn_tiles, ff_tiles, q;
     struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
     struct gpu_buffer logits;                         /* [max_logit_rows][n_vocab] */
     struct gpu_buffer tokens_device, tokens_host;     /* uint [max_rows]: sampled ids */
@@ -140,9 +161,10 @@ struct engine {
     uint64_t preemptions;
     struct plan plan;
     struct engine_event *events;
-    uint32_t logit_rows;   /* of the step in flight */
-    uint32_t edits_count;  /* written for it */
-    uint32_t logprob_rows; /* of logit_rows */
+    uint32_t logit_rows;            /* of the step in flight */
+    uint32_t edits_count;           /* written for it */
+    uint32_t logprob_rows;          /* of logit_rows */
+    uint32_t tasks_few, tasks_many; /* attention's, few first */
     struct engine_profile_row profile[PROFILE_ROWS];
     size_t profile_count;
 };
@@ -155,6 +177,10 @@ struct engine_buffer {
     uint64_t bytes; /* 0: not needed */
     const char *what;
 };
+/* Whether the matrix family runs this model on this device. */
+bool memory_uses_matrix(const struct engine *e);
+/* Of that, whether f16 tiles of the weights fit beside everything else. free_bytes 0: unknown. */
+bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t free_bytes);
 void memory_size_step(struct engine *e);
 uint64_t memory_angles_bytes(const struct engine *e);
 size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]);
@@ -170,6 +196,16 @@ enum err weights_load(struct weights *w, struct gpu *g, const struct model *m,
                       struct err_msg *why) MUST_CHECK;
 void weights_free(struct weights *w, struct gpu *g);
 
+/* weights_matrix.c */
+/* Device bytes of all tiles. */
+uint64_t weights_tiles_bytes(const struct model *m);
+/* Fills w's matrices; with tiles: makes them on the device. Then every kernel for up to max_rows
+ * rows is there. */
+enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *x,
+                               const struct model *m, bool tiles, uint32_t max_rows,
+                               struct err_msg *why) MUST_CHECK;
+void weights_free_tiles(struct weights *w, struct gpu *g, uint32_t n_layer);
+
 /* sequence.c */
 void sequence_end(struct engine *e, struct sequence *s);
 
@@ -181,5 +217,22 @@ void sequence_drop_pages(struct engine *e, struct sequence *s);
 
 /* forward.c: records the pass over e->plan between gpu_begin and gpu_submit. */
 void forward_record(struct engine *e);
+/* What was recorded so far is finished before what follows; its time goes under `name` when
+ * profiling. */
+void forward_stage(struct engine *e, const char *name);
+/* out = norm(x) * w  (+ residual) */
+void forward_rmsnorm(struct engine *e, uint64_t x, const struct weight *w, uint64_t idx,
+                     uint64_t residual, uint64_t out, uint32_t rows);
+/* Normalizes q's and k's heads in qkv where the architecture does. */
+void forward_head_norms(struct engine *e, const struct layer_weights *l, uint32_t rows);
+void forward_activate(struct engine *e, uint32_t n_ff, uint32_t rows);
+void forward_mixture_of_experts(struct engine *e, const struct layer_weights *l, uint32_t rows);
+
+/* forward_matrix.c */
+/* Attention's tasks for e->plan into the step's input on the host. */
+void forward_matrix_plan(struct engine *e, char *host);
+void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows);
+/* logits of `count` rows of x, those that step input `idx` lists. */
+void forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count);
 
 #endif

@@ -9,9 +9,7 @@
 #include "base/size.h"
 #include "engine/engine_impl.h"
 
-/* What was recorded so far is finished before what follows; its time goes under `name` when
- * profiling. */
-static void stage(struct engine *e, const char *name)
+void forward_stage(struct engine *e, const char *name)
 {
     gpu_barrier(e->gpu);
     if (e->options.profile)
@@ -33,9 +31,8 @@ static void matmul(struct engine *e, const struct weight *w, const struct weight
     kernel_matmul(e->kernels, &p, w->type);
 }
 
-/* out = norm(x) * w  (+ residual) */
-static void rmsnorm(struct engine *e, uint64_t x, const struct weight *w, uint64_t idx,
-                    uint64_t residual, uint64_t out, uint32_t rows)
+void forward_rmsnorm(struct engine *e, uint64_t x, const struct weight *w, uint64_t idx,
+                     uint64_t residual, uint64_t out, uint32_t rows)
 {
     const struct model *m = e->model;
     struct push_rmsnorm p = {.x = x,
@@ -72,11 +69,23 @@ static void add_to_stream(struct engine *e, const struct weight *w, const struct
     uint64_t x = e->x.address, y = e->normed.address;
     bool post = post_norm->address != 0;
     matmul(e, w, bias, a, post ? 0 : x, post ? y : x, e->model->n_embd, rows);
-    stage(e, name);
+    forward_stage(e, name);
     if (!post)
         return;
-    rmsnorm(e, y, post_norm, 0, x, x, rows);
-    stage(e, "norm");
+    forward_rmsnorm(e, y, post_norm, 0, x, x, rows);
+    forward_stage(e, "norm");
+}
+
+void forward_head_norms(struct engine *e, const struct layer_weights *l, uint32_t rows)
+{
+    const struct model *m = e->model;
+    uint32_t q_cols = m->n_head * m->head_size, stride = q_cols + 2 * m->n_head_kv * m->head_size;
+    uint64_t q = e->qkv.address, k = q + q_cols * sizeof(float);
+    if (l->q_norm.address == 0)
+        return;
+    head_norm(e, q, &l->q_norm, m->n_head, stride, rows);
+    head_norm(e, k, &l->k_norm, m->n_head_kv, stride, rows);
+    forward_stage(e, "norm");
 }
 
 /* qkv [R][q | k | v] from normed [R][n_embd] */
@@ -94,12 +103,7 @@ static void project_qkv(struct engine *e, const struct layer_weights *l, uint32_
         matmul(e, &l->k, &l->k_bias, in, 0, k, stride, rows);
         matmul(e, &l->v, &l->v_bias, in, 0, v, stride, rows);
     }
-    stage(e, "qkv");
-    if (l->q_norm.address != 0) {
-        head_norm(e, q, &l->q_norm, m->n_head, stride, rows);
-        head_norm(e, k, &l->k_norm, m->n_head_kv, stride, rows);
-        stage(e, "norm");
-    }
+    forward_stage(e, "qkv");
 }
 
 /* attn [R][n_head * head_size] = attention over each row's past; K and V of the rows go into the
@@ -123,7 +127,7 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
                              .page_bytes = e->page_bytes,
                              .adjacent = m->rope_pairs_adjacent};
     kernel_rope(e->kernels, &rope);
-    stage(e, "rope");
+    forward_stage(e, "rope");
     struct push_attention att = {.qkv = rope.qkv,
                                  .pos = rope.pos,
                                  .seq = rope.seq,
@@ -141,11 +145,11 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
                                  .softcap = m->attn_softcap,
                                  .window = l->local ? m->window : 0};
     kernel_attention(e->kernels, &att);
-    stage(e, "attention");
+    forward_stage(e, "attention");
 }
 
 /* hidden [rows][n_ff] = act(gate) * up, from gate_up [rows][gate | up] */
-static void activate(struct engine *e, uint32_t n_ff, uint32_t rows)
+void forward_activate(struct engine *e, uint32_t n_ff, uint32_t rows)
 {
     struct push_silu_mul p = {.gate_up = e->gate_up.address,
                               .out = e->hidden.address,
@@ -153,7 +157,7 @@ static void activate(struct engine *e, uint32_t n_ff, uint32_t rows)
                               .cols = n_ff,
                               .gelu = e->model->activation == MODEL_GELU};
     kernel_silu_mul(e->kernels, &p);
-    stage(e, "activation");
+    forward_stage(e, "activation");
 }
 
 /* x [R][n_embd] += W_down (act(W_gate normed) * W_up normed) */
@@ -167,8 +171,8 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, uint32
         matmul(e, &l->ffn_gate, NULL, e->normed.address, 0, gate, 2 * n_ff, rows);
         matmul(e, &l->ffn_up, NULL, e->normed.address, 0, up, 2 * n_ff, rows);
     }
-    stage(e, "gate_up");
-    activate(e, n_ff, rows);
+    forward_stage(e, "gate_up");
+    forward_activate(e, n_ff, rows);
     add_to_stream(e, &l->ffn_down, NULL, e->hidden.address, &l->ffn_post_norm, "ffn_down", rows);
 }
 
@@ -189,14 +193,14 @@ static void expert_matmul(struct engine *e, const struct weight *w, uint64_t a, 
 
 /* x [R][n_embd] += sum over a row's experts of weight * expert(normed row); P = R * n_expert_used
  * pairs of a row and an expert, worked on expert by expert. */
-static void mixture_of_experts(struct engine *e, const struct layer_weights *l, uint32_t rows)
+void forward_mixture_of_experts(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     const struct model *m = e->model;
     uint32_t used = m->n_expert_used, n_ff = m->n_ff_expert, pairs = rows * used;
     uint32_t tiles = kernel_expert_tiles_count(pairs, m->n_expert);
     uint64_t gate = e->gate_up.address, up = gate + n_ff * sizeof(float);
     matmul(e, &l->ffn_router, NULL, e->normed.address, 0, e->router.address, m->n_expert, rows);
-    stage(e, "router");
+    forward_stage(e, "router");
     struct push_route route = {.logits = e->router.address,
                                .ids = e->expert_ids.address,
                                .weights = e->expert_weights.address,
@@ -204,7 +208,7 @@ static void mixture_of_experts(struct engine *e, const struct layer_weights *l, 
                                .n_expert = m->n_expert,
                                .used = used};
     kernel_route(e->kernels, &route);
-    stage(e, "router");
+    forward_stage(e, "router");
     struct push_expert_tiles sort = {.ids = route.ids,
                                      .list = e->expert_pairs.address,
                                      .tiles = e->expert_tiles.address,
@@ -212,15 +216,15 @@ static void mixture_of_experts(struct engine *e, const struct layer_weights *l, 
                                      .n_expert = m->n_expert,
                                      .tiles_count = tiles};
     kernel_expert_tiles(e->kernels, &sort);
-    stage(e, "router");
+    forward_stage(e, "router");
     /* gate_up [P][gate | up], hidden [P][n_ff], expert_out [P][n_embd] */
     expert_matmul(e, &l->ffn_gate_exps, e->normed.address, used, gate, 2 * n_ff, tiles);
     expert_matmul(e, &l->ffn_up_exps, e->normed.address, used, up, 2 * n_ff, tiles);
-    stage(e, "gate_up");
-    activate(e, n_ff, pairs);
+    forward_stage(e, "gate_up");
+    forward_activate(e, n_ff, pairs);
     expert_matmul(e, &l->ffn_down_exps, e->hidden.address, 1, e->expert_out.address, m->n_embd,
                   tiles);
-    stage(e, "ffn_down");
+    forward_stage(e, "ffn_down");
     struct push_combine combine = {.y = e->expert_out.address,
                                    .weights = route.weights,
                                    .out = e->x.address,
@@ -228,7 +232,7 @@ static void mixture_of_experts(struct engine *e, const struct layer_weights *l, 
                                    .cols = m->n_embd,
                                    .used = used};
     kernel_combine(e->kernels, &combine);
-    stage(e, "combine");
+    forward_stage(e, "combine");
 }
 
 /* Token ids and log-probabilities of `count` rows of logits. Log-probabilities are those of the
@@ -250,16 +254,16 @@ static void sample(struct engine *e, uint32_t first, uint32_t count)
                                     .n_vocab = draw.n_vocab};
     if (e->edits_count > 0) {
         kernel_edit_logits(e->kernels, &edit);
-        stage(e, "sample");
+        forward_stage(e, "sample");
     }
     kernel_sample(e->kernels, &draw);
     if (e->logprob_rows == 0)
         return;
-    stage(e, "sample");
+    forward_stage(e, "sample");
     if (e->edits_count > 0) {
         edit.restore = 1;
         kernel_edit_logits(e->kernels, &edit);
-        stage(e, "sample");
+        forward_stage(e, "sample");
     }
     struct push_logprobs p = {.logits = draw.logits,
                               .params = draw.params,
@@ -278,26 +282,48 @@ static void head(struct engine *e)
     uint64_t step = e->step_device.address;
     for (uint32_t first = 0; first < e->logit_rows; first += e->max_logit_rows) {
         uint32_t count = (uint32_t)min_u64(e->max_logit_rows, e->logit_rows - first);
-        rmsnorm(e, e->x.address, &e->weights.output_norm,
-                step + e->layout.logit_idx + first * sizeof(uint32_t), 0, e->normed.address, count);
-        stage(e, "norm");
-        matmul(e, &e->weights.output, NULL, e->normed.address, 0, e->logits.address, m->n_vocab,
-               count);
-        stage(e, "head");
+        uint64_t idx = step + e->layout.logit_idx + first * sizeof(uint32_t);
+        if (e->matrix != NULL) {
+            forward_matrix_logits(e, idx, count);
+        } else {
+            forward_rmsnorm(e, e->x.address, &e->weights.output_norm, idx, 0, e->normed.address,
+                            count);
+            forward_stage(e, "norm");
+            matmul(e, &e->weights.output, NULL, e->normed.address, 0, e->logits.address, m->n_vocab,
+                   count);
+            forward_stage(e, "head");
+        }
         if (m->logit_softcap != 0) {
             struct push_softcap cap = {
                 .x = e->logits.address, .count = count * m->n_vocab, .cap = m->logit_softcap};
             kernel_softcap(e->kernels, &cap);
-            stage(e, "head");
+            forward_stage(e, "head");
         }
         if (e->options.logits_fn != NULL) {
             uint64_t row_bytes = (uint64_t)m->n_vocab * sizeof(float);
             gpu_copy(e->gpu, &e->logits, 0, &e->logits_host, first * row_bytes, count * row_bytes);
-            stage(e, "sample");
+            forward_stage(e, "sample");
         }
         sample(e, first, count);
-        stage(e, "sample");
+        forward_stage(e, "sample");
     }
+}
+
+static void layer(struct engine *e, const struct layer_weights *l, uint32_t rows)
+{
+    forward_rmsnorm(e, e->x.address, &l->attn_norm, 0, 0, e->normed.address, rows);
+    forward_stage(e, "norm"); /* normed [R][n_embd] */
+    project_qkv(e, l, rows);
+    forward_head_norms(e, l, rows);
+    attention(e, l, rows); /* attn [R][n_head * head_size] */
+    add_to_stream(e, &l->attn_output, &l->attn_output_bias, e->attn.address, &l->attn_post_norm,
+                  "attn_output", rows);
+    forward_rmsnorm(e, e->x.address, &l->ffn_norm, 0, 0, e->normed.address, rows);
+    forward_stage(e, "norm");
+    if (e->model->n_expert > 0)
+        forward_mixture_of_experts(e, l, rows);
+    else
+        feed_forward(e, l, rows);
 }
 
 void forward_record(struct engine *e)
@@ -313,21 +339,12 @@ void forward_record(struct engine *e)
                                .n_vocab = m->n_vocab,
                                .scale = m->embd_scale};
     kernel_embed(e->kernels, &embed, e->weights.token_embd.type); /* x [R][n_embd] */
-    stage(e, "embed");
+    forward_stage(e, "embed");
     for (uint32_t i = 0; i < m->n_layer; i++) {
-        const struct layer_weights *l = &e->weights.layers[i];
-        rmsnorm(e, e->x.address, &l->attn_norm, 0, 0, e->normed.address, rows);
-        stage(e, "norm"); /* normed [R][n_embd] */
-        project_qkv(e, l, rows);
-        attention(e, l, rows); /* attn [R][n_head * head_size] */
-        add_to_stream(e, &l->attn_output, &l->attn_output_bias, e->attn.address, &l->attn_post_norm,
-                      "attn_output", rows);
-        rmsnorm(e, e->x.address, &l->ffn_norm, 0, 0, e->normed.address, rows);
-        stage(e, "norm");
-        if (m->n_expert > 0)
-            mixture_of_experts(e, l, rows);
+        if (e->matrix != NULL)
+            forward_matrix_layer(e, &e->weights.layers[i], rows);
         else
-            feed_forward(e, l, rows);
+            layer(e, &e->weights.layers[i], rows);
     }
     head(e); /* logits [L][n_vocab] -> tokens [L] */
 }

@@ -22,7 +22,9 @@ struct device_facts {
     VkPhysicalDeviceVulkan12Features f12;
     bool has_pci;
     bool has_budget;
-    uint32_t family; /* UINT32_MAX: no queue that computes */
+    bool has_matrix_nv; /* VK_NV_cooperative_matrix */
+    bool matrix_f16;    /* and all that the kernels on it need */
+    uint32_t family;    /* UINT32_MAX: no queue that computes */
     uint32_t timestamp_bits;
 };
 
@@ -143,6 +145,8 @@ static enum err query_extensions(VkPhysicalDevice device, struct device_facts *f
     for (uint32_t i = 0; i < count; i++) {
         f->has_pci |= strcmp(list[i].extensionName, VK_EXT_PCI_BUS_INFO_EXTENSION_NAME) == 0;
         f->has_budget |= strcmp(list[i].extensionName, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME) == 0;
+        f->has_matrix_nv |=
+            strcmp(list[i].extensionName, VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME) == 0;
     }
     e = ERR_OK;
 fail:
@@ -170,7 +174,40 @@ static void choose_family(VkPhysicalDevice device, struct device_facts *f)
     }
 }
 
-static enum err query(VkPhysicalDevice device, struct device_facts *ret, struct err_msg *why)
+/* 16 x 8 x 16, f16 to f32, by a subgroup of 32. */
+static enum err query_matrix(VkInstance instance, VkPhysicalDevice device, struct device_facts *f,
+                             struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    VkCooperativeMatrixPropertiesNV list[64];
+    uint32_t count = ARRAY_LEN(list);
+    PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesNV
+        vkGetPhysicalDeviceCooperativeMatrixPropertiesNV_ =
+            (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesNV)vkGetInstanceProcAddr(
+                instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesNV");
+    bool features = f->f12.shaderFloat16 && f->f11.storageBuffer16BitAccess &&
+                    f->f12.vulkanMemoryModel && f->f12.vulkanMemoryModelDeviceScope;
+    if (!f->has_matrix_nv || !features || f->v11.subgroupSize != 32 ||
+        !(f->v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) ||
+        vkGetPhysicalDeviceCooperativeMatrixPropertiesNV_ == NULL)
+        return ERR_OK;
+    for (uint32_t i = 0; i < count; i++)
+        list[i] = (VkCooperativeMatrixPropertiesNV){
+            .sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_NV};
+    VK_TRY(vkGetPhysicalDeviceCooperativeMatrixPropertiesNV_, device, &count, list);
+    for (uint32_t i = 0; i < count; i++) {
+        const VkCooperativeMatrixPropertiesNV *m = &list[i];
+        f->matrix_f16 |=
+            m->MSize == 16 && m->NSize == 8 && m->KSize == 16 && m->scope == VK_SCOPE_SUBGROUP_NV &&
+            m->AType == VK_COMPONENT_TYPE_FLOAT16_NV && m->BType == VK_COMPONENT_TYPE_FLOAT16_NV &&
+            m->CType == VK_COMPONENT_TYPE_FLOAT32_NV && m->DType == VK_COMPONENT_TYPE_FLOAT32_NV;
+    }
+fail:
+    return e;
+}
+
+static enum err query(VkInstance instance, VkPhysicalDevice device, struct device_facts *ret,
+                      struct err_msg *why)
 {
     struct device_facts *f = ret;
     *f = (struct device_facts){0};
@@ -197,7 +234,7 @@ static enum err query(VkPhysicalDevice device, struct device_facts *ret, struct 
     f->features.pNext = &f->f11;
     f->f11.pNext = &f->f12;
     vkGetPhysicalDeviceFeatures2(device, &f->features);
-    return ERR_OK;
+    return query_matrix(instance, device, f, why);
 }
 
 static void lacks(char missing[256], const char *what)
@@ -238,6 +275,7 @@ static void describe(VkPhysicalDevice device, const struct device_facts *f, uint
                                     .software = p->deviceType == VK_PHYSICAL_DEVICE_TYPE_CPU,
                                     .api_version = p->apiVersion,
                                     .subgroup_size = f->v11.subgroupSize,
+                                    .matrix_f16 = f->matrix_f16,
                                     .max_buffer_bytes = f->v11.maxMemoryAllocationSize};
     ret->max_invocations = (uint32_t)min_u64(p->limits.maxComputeWorkGroupInvocations,
                                              p->limits.maxComputeWorkGroupSize[0]);
@@ -269,7 +307,7 @@ enum err gpu_list(struct gpu_device_info ret[GPU_MAX_DEVICES], size_t *ret_count
     e = enumerate(instance, devices, &count, why);
     for (uint32_t i = 0; i < count && e == ERR_OK; i++) {
         struct device_facts f;
-        e = query(devices[i], &f, why);
+        e = query(instance, devices[i], &f, why);
         if (e == ERR_OK)
             describe(devices[i], &f, i, &list[i]);
     }
@@ -384,8 +422,14 @@ static enum err create_device(struct gpu *g, const struct device_facts *f, struc
                                      .queueCount = 1,
                                      .pQueuePriorities = &priority};
     /* Only what the shaders use, and what later ones may where it exists. */
+    VkPhysicalDeviceCooperativeMatrixFeaturesNV matrix = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_NV,
+        .cooperativeMatrix = VK_TRUE};
     VkPhysicalDeviceVulkan12Features f12 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
+        .pNext = f->matrix_f16 ? &matrix : NULL,
+        .vulkanMemoryModel = f->matrix_f16,
+        .vulkanMemoryModelDeviceScope = f->matrix_f16,
         .bufferDeviceAddress = VK_TRUE,
         .storageBuffer8BitAccess = f->f12.storageBuffer8BitAccess,
         .shaderFloat16 = f->f12.shaderFloat16,
@@ -398,12 +442,17 @@ static enum err create_device(struct gpu *g, const struct device_facts *f, struc
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
         .pNext = &f11,
         .features = {.shaderInt64 = VK_TRUE, .shaderInt16 = f->features.features.shaderInt16}};
-    const char *extensions[] = {VK_EXT_MEMORY_BUDGET_EXTENSION_NAME};
+    const char *extensions[2];
+    uint32_t extensions_count = 0;
+    if (f->has_budget)
+        extensions[extensions_count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
+    if (f->matrix_f16)
+        extensions[extensions_count++] = VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME;
     VkDeviceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                .pNext = &features,
                                .queueCreateInfoCount = 1,
                                .pQueueCreateInfos = &queue,
-                               .enabledExtensionCount = f->has_budget ? 1 : 0,
+                               .enabledExtensionCount = extensions_count,
                                .ppEnabledExtensionNames = extensions};
     VK_TRY(vkCreateDevice, g->physical, &info, NULL, &g->device);
     vkGetDeviceQueue(g->device, f->family, 0, &g->queue);
@@ -427,7 +476,7 @@ enum err gpu_create(const struct gpu_options *o, struct gpu **ret, struct err_ms
     if (e != ERR_OK)
         goto fail;
     g->physical = devices[o->device_index];
-    e = query(g->physical, &f, why);
+    e = query(g->instance, g->physical, &f, why);
     if (e != ERR_OK)
         goto fail;
     describe(g->physical, &f, o->device_index, &g->info);

@@ -24,6 +24,22 @@ enum {
 enum { EDITS_A_SEQ = 1024 }; /* room for bias and penalties a step, on average */
 static const uint64_t LOGITS_BYTES = UINT64_C(256) << 20; /* of one head pass */
 
+bool memory_uses_matrix(const struct engine *e)
+{
+    const struct model *m = e->model;
+    bool units = e->options.family == ENGINE_EMULATED ||
+                 (e->options.family == ENGINE_AUTO && e->info.device.matrix_f16);
+    return units && m->head_size % 32 == 0 && m->head_size <= MATRIX_MAX_HEAD_SIZE &&
+           m->n_embd % 32 == 0 && (m->n_expert > 0 || m->n_ff % 32 == 0) &&
+           m->n_head / m->n_head_kv <= 64;
+}
+
+bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t free_bytes)
+{
+    uint64_t room = free_bytes != 0 ? free_bytes / 5 * 2 : e->info.device.memory_bytes / 4;
+    return !e->options.no_tiles && tiles_bytes <= room;
+}
+
 static void choose_batch(struct engine *e)
 {
     const struct engine_options *o = &e->options;
@@ -67,6 +83,7 @@ static void lay_out_step(struct engine *e)
     l->seq = take(&l->total, rows_bytes);
     l->logit_idx = take(&l->total, rows_bytes);
     l->samples = take(&l->total, (uint64_t)e->max_rows * sizeof(struct sample_row));
+    l->tasks = take(&l->total, memory_uses_matrix(e) ? 2 * rows_bytes : 0);
     l->pages = take(&l->total, (uint64_t)e->info.max_seqs * e->pages_stride * sizeof(uint32_t));
     l->banned = take(&l->total, (uint64_t)e->info.max_seqs * MAX_BANS * sizeof(uint32_t));
     l->edits = take(&l->total, (uint64_t)e->max_edits * sizeof(struct logit_edit));
@@ -95,13 +112,21 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
                          : kernel_expert_tiles_count(e->max_rows * m->n_expert_used, m->n_expert);
     uint64_t ff = m->n_expert == 0 ? m->n_ff : (uint64_t)m->n_ff_expert * m->n_expert_used;
     uint64_t logits = (uint64_t)m->n_vocab * sizeof(float);
+    uint64_t halves = 0; /* f16 rows and the whole tiles that are read behind them */
+    bool matrix = memory_uses_matrix(e), dense = matrix && m->n_expert == 0;
+    if (matrix)
+        halves = (div_up(e->max_rows, MATRIX_PAD_ROWS) + 1) * MATRIX_PAD_ROWS * sizeof(uint16_t);
     const struct engine_buffer table[] = {
         {&e->step_host, GPU_UPLOAD, e->layout.total, "step input"},
         {&e->step_device, GPU_DEVICE, e->layout.total, "step input"},
         {&e->x, GPU_DEVICE, row * m->n_embd, "residual stream"},
         {&e->normed, GPU_DEVICE, row * m->n_embd, "normalized rows"},
         {&e->qkv, GPU_DEVICE, row * (q + 2 * kv), "q, k, v"},
-        {&e->attn, GPU_DEVICE, row * q, "attention output"},
+        {&e->attn, GPU_DEVICE, matrix ? 0 : row * q, "attention output"},
+        {&e->embd_tiles, GPU_DEVICE, halves * m->n_embd, "normalized rows"},
+        {&e->attn_tiles, GPU_DEVICE, halves * q, "attention output"},
+        {&e->ff_tiles, GPU_DEVICE, dense ? halves * m->n_ff : 0, "feed-forward"},
+        {&e->q, GPU_DEVICE, halves * q, "queries"},
         {&e->gate_up, GPU_DEVICE, row * 2 * ff, "gate and up"},
         {&e->hidden, GPU_DEVICE, row * ff, "feed-forward"},
         {&e->router, GPU_DEVICE, row * m->n_expert, "router"},
@@ -177,6 +202,11 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
     if (r != ERR_OK)
         return r;
     memory_size_step(&e);
+    uint64_t tiles = memory_uses_matrix(&e) ? weights_tiles_bytes(m) : 0;
+    if (tiles > 0 &&
+        memory_fits_tiles(&e, tiles,
+                          free_bytes > plan.weight_bytes ? free_bytes - plan.weight_bytes : 0))
+        plan.weight_bytes += tiles;
     plan.activation_bytes = 2 * memory_angles_bytes(&e);
     size_t count = memory_buffers(&e, table);
     for (size_t i = 0; i < count; i++)

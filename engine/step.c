@@ -61,6 +61,8 @@ static uint64_t write_step(struct engine *e)
         if (row->samples)
             write_sample(e, s, sample, &banned_count);
     }
+    if (e->matrix != NULL)
+        forward_matrix_plan(e, host);
     for (uint32_t i = 0; i < e->live; i++) {
         const struct sequence *s = e->order[i];
         if (s->planned > 0)

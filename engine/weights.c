@@ -50,10 +50,11 @@ static void add_all(struct loader *l, const struct model *m)
         add(l, s->attn_norm, &d->attn_norm, true);
         add(l, s->attn_qkv, &d->qkv, false);
         add(l, s->attn_q, &d->q, false);
-        add(l, s->attn_q_bias, &d->q_bias, true);
         add(l, s->attn_k, &d->k, false);
-        add(l, s->attn_k_bias, &d->k_bias, true);
         add(l, s->attn_v, &d->v, false);
+        add(l, s->attn_q_bias, &d->q_bias,
+            true); /* side by side: forward_matrix.c adds them at once */
+        add(l, s->attn_k_bias, &d->k_bias, true);
         add(l, s->attn_v_bias, &d->v_bias, true);
         add(l, s->attn_q_norm, &d->q_norm, true);
         add(l, s->attn_k_norm, &d->k_norm, true);

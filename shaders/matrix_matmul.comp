@@ -26,7 +26,7 @@ shared vec4 partial[WARPS_K > 1 ? WARPS_M * WARPS_N * WARPS_K * TILES * WARP : 1
 /* ---- a lane's octet of group b of output tile i: row g (upper 0) or g + 8 (upper 1) ---- */
 
 #ifdef WEIGHT_TILES
-#define WEIGHTS_BEGIN                                                                                                  \
+#define WEIGHTS_BEGIN \
     Units weight_base = Units(p.w + uint64_t(out_tile) * groups * 1024 + lane * 16);
 #define WEIGHTS_LOAD(ret, i, b, upper) ret = weight_base.v[((i) * groups + (b)) * 64 + (upper) * 32];
 #else

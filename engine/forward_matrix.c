@@ -1,0 +1,190 @@
+/* A layer on matrix units; the rest of the pass is forward.c's. Activations that a matmul reads are
+ * f16 row tiles (shaders/matrix.glsl), made where their values are: by the norm, by attention, by
+ * the gated matmul. The residual stream x stays F32. R: rows of this step. */
+#include "base/size.h"
+#include "engine/engine_impl.h"
+
+static void matmul(struct engine *e, const struct matrix_weight *w, uint64_t bias, uint64_t a,
+                   uint64_t residual, uint64_t out, uint32_t out_stride, uint32_t rows)
+{
+    struct push_matrix_matmul p = {.a = a,
+                                   .bias = bias,
+                                   .residual = residual,
+                                   .out = out,
+                                   .rows = rows,
+                                   .out_stride = out_stride,
+                                   .gelu = e->model->activation == MODEL_GELU};
+    matrix_matmul(e->matrix, &p, w);
+}
+
+/* out (row tiles) = norm(x) * w; w NULL: x itself */
+static void to_tiles(struct engine *e, uint64_t x, const struct weight *w, uint64_t idx,
+                     uint64_t out, uint32_t cols, uint32_t stride, uint32_t rows)
+{
+    struct push_matrix_rows p = {.x = x,
+                                 .weight = w != NULL ? w->address : 0,
+                                 .idx = idx,
+                                 .out = out,
+                                 .rows = rows,
+                                 .cols = cols,
+                                 .stride = stride,
+                                 .eps = e->model->rms_eps};
+    matrix_rows(e->matrix, &p);
+}
+
+static void norm(struct engine *e, const struct weight *w, uint32_t rows)
+{
+    uint32_t n = e->model->n_embd;
+    to_tiles(e, e->x.address, w, 0, e->embd_tiles.address, n, n, rows);
+    forward_stage(e, "norm");
+}
+
+/* qkv [R][q | k | v], F32 */
+static void project_qkv(struct engine *e, const struct layer_weights *l, uint32_t rows)
+{
+    const struct layer_matrices *x = &l->matrix;
+    uint32_t q_cols = e->model->n_head * e->model->head_size,
+             kv_cols = e->model->n_head_kv * e->model->head_size, stride = q_cols + 2 * kv_cols;
+    uint64_t in = e->embd_tiles.address, q = e->qkv.address;
+    if (x->qkv.rows > 0 && (x->q.rows == 0 || matrix_reads_tiles(&x->q, rows))) {
+        matmul(e, &x->qkv, l->q_bias.address, in, 0, q, stride, rows);
+    } else {
+        uint64_t k = q + q_cols * sizeof(float), v = k + kv_cols * sizeof(float);
+        matmul(e, &x->q, l->q_bias.address, in, 0, q, stride, rows);
+        matmul(e, &x->k, l->k_bias.address, in, 0, k, stride, rows);
+        matmul(e, &x->v, l->v_bias.address, in, 0, v, stride, rows);
+    }
+    forward_stage(e, "qkv");
+}
+
+/* attn_tiles [R][n_head * head_size]; K and V of the rows go into the pages. */
+static void attention(struct engine *e, const struct layer_weights *l, uint32_t rows)
+{
+    const struct model *m = e->model;
+    uint64_t step = e->step_device.address;
+    struct push_matrix_rope rope = {.qkv = e->qkv.address,
+                                    .q = e->q.address,
+                                    .angles =
+                                        l->local ? e->angles_local.address : e->angles.address,
+                                    .pos = step + e->layout.pos,
+                                    .seq = step + e->layout.seq,
+                                    .pages = step + e->layout.pages,
+                                    .kv = l->kv_address,
+                                    .rows = rows,
+                                    .n_head = m->n_head,
+                                    .n_head_kv = m->n_head_kv,
+                                    .head_size = m->head_size,
+                                    .rope_dims = m->rope_dims,
+                                    .pages_stride = e->pages_stride,
+                                    .page_bytes = e->page_bytes,
+                                    .adjacent = m->rope_pairs_adjacent};
+    matrix_rope(e->matrix, &rope);
+    forward_stage(e, "rope");
+    struct push_matrix_attention att = {.q = rope.q,
+                                        .pos = rope.pos,
+                                        .seq = rope.seq,
+                                        .pages = rope.pages,
+                                        .kv = rope.kv,
+                                        .tasks = step + e->layout.tasks,
+                                        .out = e->attn_tiles.address,
+                                        .n_head = m->n_head,
+                                        .n_head_kv = m->n_head_kv,
+                                        .pages_stride = e->pages_stride,
+                                        .page_bytes = e->page_bytes,
+                                        .window = l->local ? m->window : 0,
+                                        .scale = m->attn_scale,
+                                        .softcap = m->attn_softcap};
+    matrix_attention(e->matrix, &att, e->tasks_few, true);
+    att.tasks += e->tasks_few * 2 * sizeof(uint32_t);
+    matrix_attention(e->matrix, &att, e->tasks_many, false);
+    forward_stage(e, "attention");
+}
+
+/* x [R][n_embd] += W a, or += norm(W a) where the architecture norms a block's output. */
+static void add_to_stream(struct engine *e, const struct matrix_weight *w,
+                          const struct weight *bias, uint64_t a, const struct weight *post_norm,
+                          const char *name, uint32_t rows)
+{
+    uint64_t x = e->x.address, y = e->normed.address;
+    bool post = post_norm->address != 0;
+    matmul(e, w, bias != NULL ? bias->address : 0, a, post ? 0 : x, post ? y : x, e->model->n_embd,
+           rows);
+    forward_stage(e, name);
+    if (!post)
+        return;
+    forward_rmsnorm(e, y, post_norm, 0, x, x, rows);
+    forward_stage(e, "norm");
+}
+
+/* x [R][n_embd] += W_down (act(W_gate normed) * W_up normed) */
+static void feed_forward(struct engine *e, const struct layer_weights *l, uint32_t rows)
+{
+    const struct layer_matrices *x = &l->matrix;
+    uint32_t n_ff = e->model->n_ff;
+    uint64_t in = e->embd_tiles.address;
+    if (x->gate_up.tiles != 0 || x->gate_up.address != 0) {
+        matmul(e, &x->gate_up, 0, in, 0, e->ff_tiles.address, 0, rows);
+        forward_stage(e, "gate_up");
+    } else { /* two types, and no room for tiles */
+        uint64_t gate = e->gate_up.address, up = gate + n_ff * sizeof(float);
+        matmul(e, &x->gate, 0, in, 0, gate, 2 * n_ff, rows);
+        matmul(e, &x->up, 0, in, 0, up, 2 * n_ff, rows);
+        forward_stage(e, "gate_up");
+        forward_activate(e, n_ff, rows);
+        to_tiles(e, e->hidden.address, NULL, 0, e->ff_tiles.address, n_ff, n_ff, rows);
+        forward_stage(e, "activation");
+    }
+    add_to_stream(e, &x->down, NULL, e->ff_tiles.address, &l->ffn_post_norm, "ffn_down", rows);
+}
+
+void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows)
+{
+    norm(e, &l->attn_norm, rows);
+    project_qkv(e, l, rows);
+    forward_head_norms(e, l, rows);
+    attention(e, l, rows);
+    add_to_stream(e, &l->matrix.attn_output, &l->attn_output_bias, e->attn_tiles.address,
+                  &l->attn_post_norm, "attn_output", rows);
+    if (e->model->n_expert > 0) {
+        forward_rmsnorm(e, e->x.address, &l->ffn_norm, 0, 0, e->normed.address, rows);
+        forward_stage(e, "norm");
+        forward_mixture_of_experts(e, l, rows);
+    } else {
+        norm(e, &l->ffn_norm, rows);
+        feed_forward(e, l, rows);
+    }
+}
+
+void forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count)
+{
+    const struct model *m = e->model;
+    to_tiles(e, e->x.address, &e->weights.output_norm, idx, e->embd_tiles.address, m->n_embd,
+             m->n_embd, count);
+    forward_stage(e, "norm");
+    matmul(e, &e->weights.output_matrix, 0, e->embd_tiles.address, 0, e->logits.address, m->n_vocab,
+           count);
+    forward_stage(e, "head");
+}
+
+void forward_matrix_plan(struct engine *e, char *host)
+{
+    uint32_t(*tasks)[2] = (uint32_t(*)[2])(void *)(host + e->layout.tasks);
+    uint32_t most = matrix_task_rows(e->matrix, e->model->n_head, e->model->n_head_kv);
+    uint32_t count = 0;
+    e->tasks_few = 0;
+    for (int few = 1; few >= 0; few--) { /* single rows, then runs */
+        for (uint32_t r = 0, run; r < e->plan.rows_count; r += run) {
+            const struct step_row *row = &e->plan.rows[r];
+            run = 1;
+            while (r + run < e->plan.rows_count && row[run].seq == row->seq)
+                run++;
+            for (uint32_t i = 0; i < run && few == (run == 1); i += most) {
+                tasks[count][0] = r + i;
+                tasks[count++][1] = (uint32_t)min_u64(most, run - i);
+            }
+        }
+        if (few)
+            e->tasks_few = count;
+    }
+    e->tasks_many = count - e->tasks_few;
+}
