@@ -16,7 +16,7 @@
  *   row tiles (activations): f16 [rows / 8][k / 32][32 lanes][8]: see tile_place()
  *
  * MATRIX_LAYOUT: only that. MATRIX_NV: GL_NV_cooperative_matrix. Otherwise the same product by shared memory and fma, for devices and tests
- * without such units: all warps of a workgroup must come to every product together (UNIFORM_WARPS). */
+ * without such units: the shader defines WARPS, the warps of its workgroup, before, and all warps of a workgroup must come to every product together (UNIFORM_WARPS). */
 #ifndef OCTO_MATRIX_GLSL
 #define OCTO_MATRIX_GLSL
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -77,8 +77,8 @@ float column_sum(float x)
 }
 #else
 #define UNIFORM_WARPS true
-shared uvec4 emulated_a[WARP * gl_WorkGroupSize.y];
-shared uvec2 emulated_b[WARP * gl_WorkGroupSize.y];
+shared uvec4 emulated_a[WARP * WARPS];
+shared uvec2 emulated_b[WARP * WARPS];
 
 float half_at(uint word, uint i)
 {

@@ -11,14 +11,15 @@
  * A task is a run of neighbouring rows of one sequence at consecutive positions: tasks[i] = (first row, rows). */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
-#include "matrix.glsl"
-
 layout(local_size_x = 32, local_size_y_id = 0) in; /* y: WARPS_N * WARPS_K */
 layout(constant_id = 1) const uint BLOCKS = 2;     /* of 32 dimensions: head_size / 32 */
 layout(constant_id = 2) const uint TN = 1;         /* tiles of 8 columns a warp */
 layout(constant_id = 3) const uint WARPS_N = 1;
 layout(constant_id = 4) const uint WARPS_K = 4;
 layout(push_constant) uniform P { PUSH_MATRIX_ATTENTION } p;
+
+const uint WARPS = WARPS_N * WARPS_K;
+#include "matrix.glsl"
 
 const uint CHUNK_PAGES = MATRIX_CHUNK_TOKENS / PAGE_TOKENS;
 const uint DIM_TILES = BLOCKS * 2; /* of 16 dimensions */

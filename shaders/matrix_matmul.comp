@@ -6,8 +6,6 @@
  * a warp has TM x TN tiles; WARPS_N x WARPS_M warps lie side by side, and WARPS_K warps take slices side by side. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
-#include "matrix.glsl"
-
 layout(local_size_x = 32, local_size_y_id = 0) in; /* y: WARPS_N * WARPS_M * WARPS_K */
 layout(constant_id = 1) const uint TM = 1;         /* tiles of 16 outputs a warp */
 layout(constant_id = 2) const uint TN = 1;         /* tiles of 8 rows a warp */
@@ -17,6 +15,9 @@ layout(constant_id = 5) const uint WARPS_K = 8;
 layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: one ahead of the products */
 layout(constant_id = 7) const bool GATED = false;
 layout(push_constant) uniform P { PUSH_MATRIX_MATMUL } p;
+
+const uint WARPS = WARPS_M * WARPS_N * WARPS_K;
+#include "matrix.glsl"
 
 const uint TILES = TM * TN;
 const uint AHEAD = UNROLL > 0 ? UNROLL : 1;
