@@ -5,19 +5,19 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(local_size_x_id = 0) in; /* a power of two */
+layout(local_size_x_id = 0) in; /* a power of two, at most MAX_SIZE */
 layout(push_constant) uniform P { PUSH_LOGPROBS } p;
 
 struct row_params { SAMPLE_ROW };
 layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer Rows { row_params v[]; };
 
-const uint SIZE = gl_WorkGroupSize.x;
+const uint SIZE = gl_WorkGroupSize.x, MAX_SIZE = 256;
 const uint ROW_WORDS = 1 + 2 * MAX_TOP_LOGPROBS, NONE = 0xffffffffu;
 #define MINUS_INF uintBitsToFloat(0xff800000u)
 
-shared float sums[SIZE];
-shared float best_value[SIZE];
-shared uint best_id[SIZE];
+shared float sums[MAX_SIZE];
+shared float best_value[MAX_SIZE];
+shared uint best_id[MAX_SIZE];
 
 F32s logits;
 

@@ -25,7 +25,7 @@ const uint KEY_NEGATIVE_INF = 0x007fffffu;
 const uint BUCKETS = 2048, FILTER_BITS = 8192, SLOTS = 2 * SAMPLE_MAX_BANNED;
 #define MINUS_INF uintBitsToFloat(0xff800000u)
 
-shared uvec2 per_subgroup[SIZE];
+shared uvec2 per_subgroup[SAMPLE_GROUPS];
 shared uint words[BUCKETS];              /* counts; or sums of masses, low words, then high words */
 shared float group_best[SAMPLE_GROUPS];  /* the largest logit */
 shared uint banned_bits[FILTER_BITS / 32]; /* by id % FILTER_BITS: 0 means not banned */
