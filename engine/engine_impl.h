@@ -92,7 +92,9 @@ struct weight {
 
 /* The same matrices for the matrix family; rows 0 where there is none. */
 struct layer_matrices {
-    struct matrix_weight qkv; /* one tensor in the file, or q, k and v as neighbouring tiles */
+    /* One tensor in the file, or q, k and v as neighbouring tiles; paired where the rotation can be
+     * the matmul's last act. */
+    struct matrix_weight qkv;
     struct matrix_weight q, k, v, attn_output;
     bool biases_adjoin;           /* q's, k's and v's biases are one vector */
     struct matrix_weight gate_up; /* gated; no tiles and no address: only gate and up */

@@ -57,8 +57,8 @@ static void project_qkv(struct engine *e, const struct layer_weights *l, uint32_
     forward_stage(e, "qkv");
 }
 
-/* attn_tiles [R][n_head * head_size]; K and V of the rows go into the pages. */
-static void attention(struct engine *e, const struct layer_weights *l, uint32_t rows)
+/* q (f16 rows) from qkv, rotated; K and V of the rows go into the pages. */
+static void rotate(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     const struct model *m = e->model;
     uint64_t step = e->step_device.address;
@@ -80,11 +80,42 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
                                     .adjacent = m->rope_pairs_adjacent};
     matrix_rope(e->matrix, &rope);
     forward_stage(e, "rope");
-    struct push_matrix_attention att = {.q = rope.q,
-                                        .pos = rope.pos,
-                                        .seq = rope.seq,
-                                        .pages = rope.pages,
-                                        .kv = rope.kv,
+}
+
+/* Both at once. */
+static void project_and_rotate(struct engine *e, const struct layer_weights *l, uint32_t rows)
+{
+    const struct model *m = e->model;
+    uint64_t step = e->step_device.address;
+    struct push_matrix_qkv p = {.a = e->embd_tiles.address,
+                                .bias = l->q_bias.address,
+                                .q = e->q.address,
+                                .angles = l->local ? e->angles_local.address : e->angles.address,
+                                .pos = step + e->layout.pos,
+                                .seq = step + e->layout.seq,
+                                .pages = step + e->layout.pages,
+                                .kv = l->kv_address,
+                                .rows = rows,
+                                .n_head = m->n_head,
+                                .n_head_kv = m->n_head_kv,
+                                .head_size = m->head_size,
+                                .pages_stride = e->pages_stride,
+                                .page_bytes = e->page_bytes,
+                                .adjacent = m->rope_pairs_adjacent};
+    matrix_qkv(e->matrix, &p, &l->matrix.qkv);
+    forward_stage(e, "qkv");
+}
+
+/* attn_tiles [R][n_head * head_size] = attention over each row's past */
+static void attention(struct engine *e, const struct layer_weights *l)
+{
+    const struct model *m = e->model;
+    uint64_t step = e->step_device.address;
+    struct push_matrix_attention att = {.q = e->q.address,
+                                        .pos = step + e->layout.pos,
+                                        .seq = step + e->layout.seq,
+                                        .pages = step + e->layout.pages,
+                                        .kv = l->kv_address,
                                         .tasks = step + e->layout.tasks,
                                         .out = e->attn_tiles.address,
                                         .n_head = m->n_head,
@@ -140,9 +171,14 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, uint32
 void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     norm(e, &l->attn_norm, rows);
-    project_qkv(e, l, rows);
-    forward_head_norms(e, l, rows);
-    attention(e, l, rows);
+    if (l->matrix.qkv.paired) {
+        project_and_rotate(e, l, rows);
+    } else {
+        project_qkv(e, l, rows);
+        forward_head_norms(e, l, rows);
+        rotate(e, l, rows);
+    }
+    attention(e, l);
     add_to_stream(e, &l->matrix.attn_output, &l->attn_output_bias, e->attn_tiles.address,
                   &l->attn_post_norm, "attn_output", rows);
     if (e->model->n_expert > 0) {

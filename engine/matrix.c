@@ -13,6 +13,7 @@
 
 #define PUSH_FITS(name) static_assert(sizeof(struct push_##name) <= GPU_PUSH_MAX_BYTES, #name)
 PUSH_FITS(matrix_matmul);
+PUSH_FITS(matrix_qkv);
 PUSH_FITS(matrix_expand);
 PUSH_FITS(matrix_rows);
 PUSH_FITS(matrix_rope);
@@ -34,6 +35,7 @@ struct code {
 /* Shaders by device: with matrix units, emulated. */
 static const struct code attention_code[2] = BOTH(matrix_attention);
 static const struct code tiles_code[2] = BOTH(matrix_matmul_tiles);
+static const struct code qkv_code[2] = BOTH(matrix_qkv);
 static const struct code rows_code = CODE(matrix_rows), rope_code = CODE(matrix_rope);
 
 #define TYPE(TENSOR, name)                                                                         \
@@ -52,7 +54,8 @@ static const struct type_code {
     TYPE(TENSOR_Q6_K, q6_k),   TYPE(TENSOR_IQ4_NL, iq4_nl), TYPE(TENSOR_IQ4_XS, iq4_xs),
     TYPE(TENSOR_MXFP4, mxfp4),
 };
-enum { TYPES = ARRAY_LEN(types), SOURCES = TYPES + 1 /* and tiles */, TILES = TYPES };
+/* What a matmul reads: a type, tiles, or paired tiles. */
+enum { TYPES = ARRAY_LEN(types), TILES = TYPES, PAIRED, SOURCES };
 
 /* The matmul's specializations, all of the same arithmetic, and what a workgroup of each takes,
  * measured on an H100 (bench/NOTES.md): time = begin_us + rounds * (group_us * groups of 32 a warp
@@ -115,6 +118,8 @@ static enum err make_hash(struct matrix *m, struct err_msg *why)
         buf_append(&all, attention_code[m->emulated].spirv, attention_code[m->emulated].bytes);
     if (e == ERR_OK)
         e = buf_append(&all, tiles_code[m->emulated].spirv, tiles_code[m->emulated].bytes);
+    if (e == ERR_OK)
+        e = buf_append(&all, qkv_code[m->emulated].spirv, qkv_code[m->emulated].bytes);
     if (e == ERR_OK)
         e = buf_append(&all, rows_code.spirv, rows_code.bytes);
     if (e == ERR_OK)
@@ -240,6 +245,11 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
     return best;
 }
 
+static size_t source_for(const struct matrix_weight *w, uint32_t rows)
+{
+    return w->paired ? PAIRED : matrix_reads_tiles(w, rows) ? TILES : source_of(w->type);
+}
+
 static enum err prepare_variant(struct matrix *m, size_t source, size_t variant, bool gated,
                                 struct err_msg *why)
 {
@@ -252,18 +262,21 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                              v->warps_k,
                              v->unroll,
                              gated};
-    const struct code *code =
-        source == TILES ? &tiles_code[m->emulated] : &types[source].matmul[m->emulated];
-    return create(m, "matrix_matmul", code, sizeof(struct push_matrix_matmul), spec,
-                  ARRAY_LEN(spec), &m->matmul[source][variant][gated], why);
+    const struct code *code = source == TILES    ? &tiles_code[m->emulated]
+                              : source == PAIRED ? &qkv_code[m->emulated]
+                                                 : &types[source].matmul[m->emulated];
+    uint32_t push_bytes =
+        source == PAIRED ? sizeof(struct push_matrix_qkv) : sizeof(struct push_matrix_matmul);
+    return create(m, "matrix_matmul", code, push_bytes, spec, ARRAY_LEN(spec),
+                  &m->matmul[source][variant][gated], why);
 }
 
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
                         struct err_msg *why)
 {
     enum err e = ERR_OK;
-    for (uint32_t rows = 1; rows <= max_rows && e == ERR_OK; rows = rows < 8 ? 8 : rows + 8) {
-        size_t source = matrix_reads_tiles(w, rows) ? TILES : source_of(w->type);
+    for (uint32_t rows = 8; rows < max_rows + 8 && e == ERR_OK; rows += 8) { /* tiles of 8 */
+        size_t source = source_for(w, rows);
         e = prepare_variant(m, source, choose(m, w, rows), w->gated, why);
     }
     return e;
@@ -280,10 +293,9 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
                    const struct matrix_weight *w)
 {
     struct push_matrix_matmul q = *p;
-    bool tiles = matrix_reads_tiles(w, p->rows);
-    size_t i = choose(m, w, p->rows), source = tiles ? TILES : source_of(w->type);
+    size_t i = choose(m, w, p->rows), source = source_for(w, p->rows);
     uint32_t x, y;
-    q.w = tiles ? w->tiles : w->address;
+    q.w = source == TILES ? w->tiles : w->address;
     q.w_high = w->high_address;
     q.high_row = w->high_row;
     q.n = w->rows;
@@ -292,6 +304,20 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
     grid(&variants[i], w, p->rows, &x, &y);
     assert(m->matmul[source][i][w->gated] != NULL);
     gpu_dispatch(m->gpu, m->matmul[source][i][w->gated], &q, x, y, 1);
+}
+
+void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w)
+{
+    struct push_matrix_qkv q = *p;
+    size_t i = choose(m, w, p->rows);
+    uint32_t x, y;
+    assert(w->paired && m->matmul[PAIRED][i][0] != NULL);
+    q.w = w->tiles;
+    q.n = w->rows;
+    q.k = w->cols;
+    matrix_slices(q.k, &q.slices, &q.slice_groups);
+    grid(&variants[i], w, p->rows, &x, &y);
+    gpu_dispatch(m->gpu, m->matmul[PAIRED][i][0], &q, x, y, 1);
 }
 
 /* ---- the rest ---- */

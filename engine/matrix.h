@@ -29,6 +29,7 @@ struct matrix_weight {
     enum tensor_type type;
     uint32_t rows, cols;
     bool gated;
+    bool paired; /* tiles for matrix_qkv() */
 };
 
 struct matrix;
@@ -59,6 +60,8 @@ void matrix_rows(struct matrix *m, const struct push_matrix_rows *p);
 /* w, w_high, high_row, n, k, slices are filled in from the weight. */
 void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
                    const struct matrix_weight *w);
+/* As matrix_matmul() with a paired weight. */
+void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w);
 void matrix_rope(struct matrix *m, const struct push_matrix_rope *p);
 /* Tasks of one row (few) or of up to matrix_task_rows() rows. */
 uint32_t matrix_task_rows(const struct matrix *m, uint32_t n_head, uint32_t n_head_kv);

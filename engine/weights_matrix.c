@@ -9,8 +9,8 @@
 struct part {
     const struct weight *from;
     uint32_t first_row, rows;
-    uint32_t halves, upper; /* as PUSH_MATRIX_EXPAND */
-    uint64_t offset;        /* in the layer's buffer */
+    uint32_t halves, upper, head_size; /* as PUSH_MATRIX_EXPAND */
+    uint64_t offset;                   /* in the layer's buffer */
 };
 enum { MOST_PARTS = 8 };
 struct parts {
@@ -64,7 +64,7 @@ static void describe(struct layer_weights *l, const struct model *m)
 static uint64_t add(struct parts *p, const struct weight *from, uint32_t first_row, uint32_t rows)
 {
     uint64_t offset = p->bytes;
-    p->list[p->count++] = (struct part){from, first_row, rows, 2, 0, offset};
+    p->list[p->count++] = (struct part){from, first_row, rows, 2, 0, 0, offset};
     p->bytes += matrix_tiles_bytes(rows, from->cols);
     return offset;
 }
@@ -73,8 +73,8 @@ static uint64_t add_gated(struct parts *p, const struct weight *gate, const stru
                           uint32_t up_row, uint32_t rows)
 {
     uint64_t offset = p->bytes;
-    p->list[p->count++] = (struct part){gate, 0, rows, 1, 0, offset};
-    p->list[p->count++] = (struct part){up, up_row, rows, 1, 1, offset};
+    p->list[p->count++] = (struct part){gate, 0, rows, 1, 0, 0, offset};
+    p->list[p->count++] = (struct part){up, up_row, rows, 1, 1, 0, offset};
     p->bytes += matrix_tiles_bytes(2 * div_up(rows, 8) * 8, gate->cols);
     return offset;
 }
@@ -83,17 +83,21 @@ static uint64_t add_gated(struct parts *p, const struct weight *gate, const stru
 static void place(struct layer_weights *l, const struct model *m, struct parts *p)
 {
     struct layer_matrices *x = &l->matrix;
+    bool paired = l->q_norm.rows == 0 && m->rope_dims == m->head_size && x->biases_adjoin;
+    size_t first = p->count;
     if (l->qkv.rows > 0) {
         x->qkv.tiles = add(p, &l->qkv, 0, l->qkv.rows);
     } else {
-        bool whole = l->q.rows % 16 == 0 && l->k.rows % 16 == 0 && x->biases_adjoin;
         x->q.tiles = add(p, &l->q, 0, l->q.rows);
         x->k.tiles = add(p, &l->k, 0, l->k.rows);
         x->v.tiles = add(p, &l->v, 0, l->v.rows);
-        if (whole)
+        if (l->q.rows % 16 == 0 && l->k.rows % 16 == 0 && x->biases_adjoin)
             x->qkv = (struct matrix_weight){
                 .tiles = x->q.tiles, .rows = l->q.rows + l->k.rows + l->v.rows, .cols = l->q.cols};
     }
+    x->qkv.paired = paired;
+    for (size_t i = first; paired && i < p->count; i++)
+        p->list[i].head_size = m->head_size;
     x->attn_output.tiles = add(p, &l->attn_output, 0, l->attn_output.rows);
     if (m->n_expert > 0)
         return;
@@ -110,10 +114,10 @@ static void move(struct matrix_weight *w, uint64_t base)
         w->tiles += base;
 }
 
-static enum err expand(struct gpu *g, struct matrix *x, const struct parts *p, const char *what,
+static enum err expand(struct gpu *g, struct matrix *x, const struct parts *p, bool adjacent,
                        struct gpu_buffer *ret, struct err_msg *why)
 {
-    enum err e = gpu_buffer_create(g, GPU_DEVICE, p->bytes, what, ret, why);
+    enum err e = gpu_buffer_create(g, GPU_DEVICE, p->bytes, "weight tiles", ret, why);
     for (size_t i = 0; i < p->count && e == ERR_OK; i++)
         e = matrix_prepare_expand(x, p->list[i].from->type, why);
     if (e == ERR_OK)
@@ -128,7 +132,9 @@ static enum err expand(struct gpu *g, struct matrix *x, const struct parts *p, c
                                           .k = t->from->cols,
                                           .halves = t->halves,
                                           .upper = t->upper,
-                                          .first_row = t->first_row};
+                                          .first_row = t->first_row,
+                                          .head_size = t->head_size,
+                                          .adjacent = adjacent};
         matrix_expand(x, &push, t->from->type);
     }
     e = gpu_submit(g, why);
@@ -141,7 +147,7 @@ static enum err make_layer_tiles(struct layer_weights *l, struct gpu *g, struct 
     struct parts p = {.count = 0};
     struct layer_matrices *w = &l->matrix;
     place(l, m, &p);
-    enum err e = expand(g, x, &p, "weight tiles", ret, why);
+    enum err e = expand(g, x, &p, m->rope_pairs_adjacent, ret, why);
     if (e != ERR_OK)
         return e;
     struct matrix_weight *all[] = {&w->qkv,         &w->q,       &w->k,   &w->v,
@@ -160,8 +166,9 @@ static enum err prepare(struct weights *w, struct matrix *x, uint32_t n_layer, u
         const struct matrix_weight *all[] = {
             &l->qkv, &l->q, &l->k, &l->v, &l->attn_output, &l->gate_up, &l->gate, &l->up, &l->down};
         for (size_t k = 0; k < ARRAY_LEN(all) && e == ERR_OK; k++) {
-            bool unused = (all[k] == &l->gate || all[k] == &l->up) &&
-                          (l->gate_up.tiles != 0 || l->gate_up.address != 0);
+            bool unused = ((all[k] == &l->gate || all[k] == &l->up) &&
+                           (l->gate_up.tiles != 0 || l->gate_up.address != 0)) ||
+                          (k >= 1 && k <= 3 && l->qkv.paired);
             if (all[k]->rows > 0 && (all[k]->tiles != 0 || all[k]->address != 0) && !unused)
                 e = matrix_prepare(x, all[k], max_rows, why);
         }
@@ -186,7 +193,7 @@ enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *
         struct parts p = {.count = 0};
         add(&p, &w->output, 0, w->output.rows);
         if (e == ERR_OK)
-            e = expand(g, x, &p, "weight tiles", &w->tiles[m->n_layer], why);
+            e = expand(g, x, &p, false, &w->tiles[m->n_layer], why);
         if (e == ERR_OK)
             w->output_matrix.tiles = w->tiles[m->n_layer].address;
         for (uint32_t i = 0; i <= m->n_layer; i++)

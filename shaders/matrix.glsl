@@ -59,6 +59,15 @@ vec4 product(uvec2 low, uvec2 high, uvec2 b, vec4 c)
     return vec4(mc[0], mc[1], mc[2], mc[3]);
 }
 
+float warp_sum(float x)
+{
+    [[unroll]] for (uint i = 1; i < WARP; i *= 2) {
+        precise float y = x + subgroupShuffleXor(x, i);
+        x = y;
+    }
+    return x;
+}
+
 /* Of the eight lanes with one q. */
 float column_max(float x)
 {

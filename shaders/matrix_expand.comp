@@ -16,6 +16,11 @@ void main()
     uint b = gl_WorkGroupID.x, tile = gl_WorkGroupID.y;
     for (uint upper = 0; upper < p.halves; upper++) {
         uint row = (tile * p.halves + upper) * 8 + lane / 4;
+        if (p.head_size > 0) {
+            uint tiles = p.head_size / 16, pair = tile % tiles * 8 + lane / 4;
+            row = tile / tiles * p.head_size +
+                  (p.adjacent != 0 ? 2 * pair + upper : pair + upper * (p.head_size / 2));
+        }
         uvec4 octet = uvec4(0);
         if (row < p.n) {
             weight_at at = weight_find(p.w, p.first_row + row, b / (SLICE / GROUP), p.k);

@@ -14,7 +14,11 @@ layout(constant_id = 4) const uint WARPS_N = 1;
 layout(constant_id = 5) const uint WARPS_K = 8;
 layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: one ahead of the products */
 layout(constant_id = 7) const bool GATED = false;
+#ifdef QKV
+layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
+#else
 layout(push_constant) uniform P { PUSH_MATRIX_MATMUL } p;
+#endif
 
 const uint WARPS = WARPS_M * WARPS_N * WARPS_K;
 #include "matrix.glsl"
@@ -66,6 +70,47 @@ uint weight_row(uint tile, uint g, uint upper)
             acc[i * TN + j] =                                                                                          \
                 product(w[w_at + 2 * i].zw, w[w_at + 2 * i + 1].zw, x[x_at + j].zw, acc[i * TN + j]);
 
+#ifdef QKV
+/* A tile of C: a pair of dimensions of one head, for rows 2q and 2q + 1. */
+void write_tile(uint out_tile, uint row_tile, vec4 c)
+{
+    uint lane = warp_lane(), tiles = p.head_size / 16;
+    uint head = out_tile / tiles, pair = out_tile % tiles * 8 + lane / 4;
+    uint low = p.adjacent != 0 ? 2 * pair : pair, high = p.adjacent != 0 ? low + 1 : pair + p.head_size / 2;
+    precise vec2 bias = vec2(0.0);
+    if (p.bias != 0 && out_tile * 16 < p.n)
+        bias = vec2(F32s(p.bias).v[head * p.head_size + low], F32s(p.bias).v[head * p.head_size + high]);
+    [[unroll]] for (uint e = 0; e < 2; e++) {
+        uint r = row_tile * 8 + lane % 4 * 2 + e;
+        if (r >= p.rows || out_tile * 16 >= p.n)
+            continue;
+        precise vec2 x = vec2(c[e], c[e + 2]) + bias;
+        uint pos = U32s(p.pos).v[r];
+        if (head < p.n_head + p.n_head_kv) {
+            vec2 a = F32x2s(at(p.angles, pos, p.head_size / 2, 8)).v[pair];
+            precise vec2 turned = vec2(-x.y, x.x) * a.y;
+            x = vec2(fma(x.x, a.x, turned.x), fma(x.y, a.x, turned.y));
+        }
+        if (head < p.n_head) {
+            F16s q = F16s(at(p.q, r, p.n_head * p.head_size, 2) + head * p.head_size * 2);
+            q.v[low] = to_half(x.x);
+            q.v[high] = to_half(x.y);
+            continue;
+        }
+        uint page = U32s(at(p.pages, U32s(p.seq).v[r], p.pages_stride, 4)).v[pos / PAGE_TOKENS];
+        uint in_page = pos % PAGE_TOKENS, kv_head = (head - p.n_head) % p.n_head_kv;
+        F16s dst = F16s(p.kv + uint64_t(page) * p.page_bytes + kv_head * (PAGE_TOKENS * p.head_size * 2));
+        if (head < p.n_head + p.n_head_kv) {
+            dst.v[in_page * p.head_size + low] = to_half(x.x);
+            dst.v[in_page * p.head_size + high] = to_half(x.y);
+        } else {
+            uint v = p.page_bytes / 4; /* halves before the values */
+            dst.v[v + low * PAGE_TOKENS + in_page] = to_half(x.x);
+            dst.v[v + high * PAGE_TOKENS + in_page] = to_half(x.y);
+        }
+    }
+}
+#else
 float activate(float x)
 {
     precise float gate;
@@ -110,6 +155,8 @@ void write_tile(uint out_tile, uint row_tile, vec4 c)
     write(row, column + 8, c.z);
     write(row + 1, column + 8, c.w);
 }
+
+#endif
 
 void main()
 {

@@ -65,10 +65,17 @@
 #define PUSH_MATRIX_MATMUL                                                                         \
     ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR_OUT                                \
     U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(slices) U32(slice_groups) U32(gelu)
+/* The projections to q, k and v with what follows them: bias, rotation (all of a head's dimensions), and the places of
+ * PUSH_MATRIX_ROPE. w: weight tiles of all n = (n_head + 2 n_head_kv) * head_size rows, paired: see PUSH_MATRIX_EXPAND. */
+#define PUSH_MATRIX_QKV                                                                            \
+    ADDR(a) ADDR(w) ADDR(bias) ADDR(q) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv)       \
+    U32(rows) U32(n) U32(k) U32(slices) U32(slice_groups) U32(n_head) U32(n_head_kv) U32(head_size) \
+    U32(pages_stride) U32(page_bytes) U32(adjacent)
 /* out: weight tiles of n rows of a quantized tensor from first_row on. halves 2: rows fill tiles of 16; 1: eight rows
- * fill half `upper` of each tile. */
+ * fill half `upper` of each tile. head_size (0: none): paired, that is each head's rows are put so that the two of a
+ * rotation stand eight rows apart in a tile; adjacent: they are neighbours in the tensor. */
 #define PUSH_MATRIX_EXPAND                                                                         \
-    ADDR(w) ADDR_OUT U32(n) U32(k) U32(halves) U32(upper) U32(first_row)
+    ADDR(w) ADDR_OUT U32(n) U32(k) U32(halves) U32(upper) U32(first_row) U32(head_size) U32(adjacent)
 /* out (row tiles) = norm(x[idx[r], :]) * weight as PUSH_RMSNORM; weight 0: x as it is. Row s begins at s * stride. */
 #define PUSH_MATRIX_ROWS                                                                           \
     ADDR(x) ADDR(weight) ADDR(idx) ADDR_OUT U32(rows) U32(cols) U32(stride) F32(eps)
@@ -177,6 +184,7 @@ struct push_expert_tiles { PUSH_EXPERT_TILES };
 struct push_combine { PUSH_COMBINE };
 struct push_softcap { PUSH_SOFTCAP };
 struct push_matrix_matmul { PUSH_MATRIX_MATMUL };
+struct push_matrix_qkv { PUSH_MATRIX_QKV };
 struct push_matrix_expand { PUSH_MATRIX_EXPAND };
 struct push_matrix_rows { PUSH_MATRIX_ROWS };
 struct push_matrix_rope { PUSH_MATRIX_ROPE };

@@ -9,7 +9,10 @@
  * The draw inverts the cumulative sum of the masses, in the order of push.h. top_p needs no search for its threshold:
  * a token drawn is good if the masses of the values above its own do not reach top_p already. If they do, it was
  * drawn from below the threshold, and the next one is drawn from what is above it, until one is good. What is good is
- * always among what is drawn from, so the distribution is that of the kept tokens. */
+ * always among what is drawn from, so the distribution is that of the kept tokens. To know so without another pass in
+ * most cases, the first one also adds up a tail, the values up to a pivot that a look at some values suggests: a token
+ * not below the pivot is good if all but the tail do not reach top_p. The pivot decides what is known early, never what
+ * is drawn. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -22,6 +25,7 @@ layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer Row
 
 const uint SIZE = gl_WorkGroupSize.x;
 const uint KEY_NEGATIVE_INF = 0x007fffffu;
+const uint TAIL_BITS = 12; /* sums of 32 bits leave so many out: 4,096 masses fit */
 const uint BUCKETS = 2048, FILTER_BITS = 8192, SLOTS = 2 * SAMPLE_MAX_BANNED;
 #define MINUS_INF uintBitsToFloat(0xff800000u)
 
@@ -69,6 +73,18 @@ uint64_t scan(uint64_t mine, out uint64_t ret_total)
     }
     ret_total = join(subgroupAdd(split(all)));
     return before + join(subgroupAdd(split(all_before)));
+}
+
+uint sum_of_few(uint mine)
+{
+    uint sum = subgroupAdd(mine), all = 0;
+    barrier();
+    if (subgroupElect())
+        per_subgroup[gl_SubgroupID].x = sum;
+    barrier();
+    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize)
+        all += per_subgroup[i].x;
+    return subgroupAdd(all);
 }
 
 /* ---- values ---- */
@@ -326,11 +342,40 @@ bool is_kept(float z, float low, bool strict)
     return strict ? z > low : z >= low;
 }
 
-/* Every group's mass of the values >= low, or > low if strict. */
-void sum_groups(float low, const bool strict)
+/* A value up to which about 7/8 of what top_p leaves out may lie, by one line a lane; minus infinity: none. */
+float tail_pivot(float low)
 {
+    if (AHEAD == 1 || !(params.top_p < 1.0) || params.top_p < 0.5)
+        return MINUS_INF;
+    vec4 x = clean_line(lane, read_line(lane));
+    uvec4 mass;
+    [[unroll]] for (uint i = 0; i < 4; i++) {
+        x[i] = z_of(x[i]);
+        mass[i] = is_kept(x[i], low, false) ? mass_of(x[i]) >> TAIL_BITS : 0;
+    }
+    uint aim = uint(float(sum_of_few(mass.x + mass.y + mass.z + mass.w)) * (1.0 - params.top_p) * 0.875);
+    float near = 0.0, far = 16.0; /* distances from zmax */
+    for (uint step = 0; step < 10; step++) {
+        float middle = (near + far) * 0.5;
+        uint tail = 0;
+        [[unroll]] for (uint i = 0; i < 4; i++)
+            tail += x[i] <= zmax - middle ? mass[i] : 0;
+        if (sum_of_few(tail) > aim)
+            near = middle;
+        else
+            far = middle;
+    }
+    return zmax - far;
+}
+
+/* Every group's mass of the values >= low, or > low if strict. Returns this lane's part of a bound of the mass of those
+ * up to the pivot, never above it. */
+uint64_t sum_groups(float low, const bool strict, float pivot)
+{
+    uint64_t all_tail = 0;
     for (uint g = lane; g < SAMPLE_GROUPS; g += SIZE) {
         uint64_t sum = 0;
+        uint tail = 0;
         uint end = is_kept(z_of(group_best[g]), low, strict) ? lines : 0;
         for (uint line = g; line < end; line += AHEAD * SAMPLE_GROUPS) {
             vec4 x[AHEAD];
@@ -340,14 +385,19 @@ void sum_groups(float low, const bool strict)
                 x[i] = clean_line(line + i * SAMPLE_GROUPS, x[i]);
                 [[unroll]] for (uint c = 0; c < 4; c++) {
                     float z = z_of(x[i][c]);
-                    sum += is_kept(z, low, strict) ? mass_of(z) : 0;
+                    uint mass = is_kept(z, low, strict) ? mass_of(z) : 0;
+                    sum += mass;
+                    if (AHEAD > 1 && !strict)
+                        tail += z <= pivot ? mass >> TAIL_BITS : 0;
                 }
             }
         }
+        all_tail += uint64_t(tail) << TAIL_BITS;
         words[g] = uint(sum);
         words[SAMPLE_GROUPS + g] = uint(sum >> 32);
     }
     barrier();
+    return all_tail;
 }
 
 uint64_t group_sum(uint g)
@@ -441,7 +491,10 @@ uint draw()
     bool strict = false, any = !(params.top_p < 1.0);
     uint64_t want = 0;
     uint token = 0;
-    sum_groups(low, false);
+    float pivot = tail_pivot(low);
+    uint64_t tail_part = sum_groups(low, false, pivot), tail = 0;
+    if (AHEAD > 1)
+        scan(tail_part, tail);
     for (uint round = 0;; round++) {
         uint64_t mine = 0, total;
         for (uint i = 0; i < per; i++)
@@ -452,11 +505,12 @@ uint draw()
         else if (total < want)
             break;
         token = pick(random_below(total, round), before, low, strict, z);
-        if (any || !(z < zmax))
+        bool above_tail = AHEAD > 1 && round == 0 && z >= pivot && true;
+        if (any || above_tail || !(z < zmax))
             break;
         low = z;
         strict = true;
-        sum_groups(low, true);
+        sum_groups(low, true, MINUS_INF);
     }
     return token;
 }
