@@ -68,17 +68,21 @@ static void print_workers(const struct msg_status_ok *m)
         width = width_of(m->workers.items[i].worker, width);
         model = width_of(m->workers.items[i].model, model);
     }
-    printf("\n%-*s  %-8s %-*s  %7s %9s %9s %6s %6s %8s  %s\n", width, "WORKER", "STATE", model,
-           "MODEL", "RUNNING", "DONE", "TOKENS/S", "TEMP", "DUTY", "SEEN", "DEVICE");
+    printf("\n%-*s  %-8s %-*s  %7s %9s %9s %6s %6s %6s %8s  %s\n", width, "WORKER", "STATE", model,
+           "MODEL", "RUNNING", "DONE", "TOKENS/S", "CACHED", "TEMP", "DUTY", "SEEN", "DEVICE");
     for (size_t i = 0; i < m->workers.count; i++) {
         const struct rec_WORKER *w = &m->workers.items[i];
-        char temp[24] = "-";
+        char temp[24] = "-", cached[24] = "-"; /* of all prompt tokens */
+        double prompts = (double)w->prefill_tokens + (double)w->cached_tokens;
+        if (prompts > 0)
+            snprintf(cached, sizeof cached, "%.0f%%", (double)w->cached_tokens / prompts * 100);
         if (w->temp_known)
             snprintf(temp, sizeof temp, "%.0f C", w->temp_c);
-        printf("%-*.*s  %-8.*s %-*.*s  %7" PRIu64 " %9" PRIu64 " %9.1f %6s %5.0f%% %6.1f s  %.*s\n",
+        printf("%-*.*s  %-8.*s %-*.*s  %7" PRIu64 " %9" PRIu64
+               " %9.1f %6s %6s %5.0f%% %6.1f s  %.*s\n",
                width, STR_ARG(w->worker), STR_ARG(w->state), model, STR_ARG(w->model), w->leased,
-               w->done, w->decode_tokens_per_s, temp, w->duty * 100, (double)w->seen_ms / 1000,
-               STR_ARG(w->device));
+               w->done, w->decode_tokens_per_s, cached, temp, w->duty * 100,
+               (double)w->seen_ms / 1000, STR_ARG(w->device));
     }
     if (m->workers.count == 0)
         printf("no workers\n");

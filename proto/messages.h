@@ -131,7 +131,9 @@ enum {
     F(U64, vram_free_bytes, 0, OPT, "0: unknown")                                                  \
     F(F64, prefill_tokens_per_s, 0, OPT, "")                                                       \
     F(F64, decode_tokens_per_s, 0, OPT, "")                                                        \
-    F(F64, joules_per_token, 0, OPT, "0: unknown")
+    F(F64, joules_per_token, 0, OPT, "0: unknown")                                                 \
+    F(U64, prefill_tokens, 0, OPT, "prompt tokens computed since the worker's start")              \
+    F(U64, cached_tokens, 0, OPT, "prompt tokens found in the prefix cache instead, since then")
 
 #define REC_WORKER(F, L)                                                                           \
     F(STR, worker, PROTO_MAX_ID_BYTES, REQ, "")                                                    \

@@ -16,6 +16,7 @@ enum { CHECKPOINT_TOKENS = 128, CHECKPOINT_BYTES = 4 << 20, ADMIT_AHEAD_TOKENS =
 struct slot {
     struct job *job; /* NULL: free */
     uint32_t choice;
+    bool begun; /* its first event came */
 };
 
 struct core {
@@ -27,7 +28,7 @@ struct core {
     uint32_t max_seqs, running, waiting;
     struct job *first, *last; /* with choices to start */
     double prefill_tokens_per_s, decode_tokens_per_s;
-    uint64_t tokens;
+    uint64_t tokens, prefill_tokens, cached_tokens;
 };
 
 /* The engine's id of what runs in a slot. */
@@ -271,7 +272,7 @@ static void admit(struct core *c, uint64_t now_ns)
             slot = 0; /* its other choices' are free again */
             continue;
         }
-        c->slots[slot] = (struct slot){j, j->started++};
+        c->slots[slot] = (struct slot){.job = j, .choice = j->started++};
         c->running++;
         if (j->started == j->n)
             pop_waiting(c);
@@ -309,6 +310,10 @@ static void take_token(struct core *c, const struct engine_event *ev)
                              &stopped);
     if (c->slots[slot].choice == 0)
         j->cached_tokens = ev->cached_count;
+    if (!c->slots[slot].begun) {
+        c->slots[slot].begun = true;
+        c->cached_tokens += ev->cached_count;
+    }
     if (e == ERR_OK && !stopped && ev->finish == ENGINE_RUNNING)
         return;
     if (e != ERR_OK) {
@@ -328,6 +333,7 @@ static void take_token(struct core *c, const struct engine_event *ev)
 static void count_step(struct core *c, const struct engine_step_stats *s, uint64_t gpu_ns)
 {
     c->tokens += (uint64_t)s->prefill_tokens + s->decode_tokens;
+    c->prefill_tokens += s->prefill_tokens;
     bool prefill = s->prefill_tokens > s->decode_tokens;
     double tokens = prefill ? s->prefill_tokens : s->decode_tokens;
     if (gpu_ns == 0 || tokens == 0)
@@ -414,6 +420,8 @@ struct core_stats core_stats(const struct core *c)
         .prefill_tokens_per_s = c->prefill_tokens_per_s,
         .decode_tokens_per_s = c->decode_tokens_per_s,
         .tokens = c->tokens,
+        .prefill_tokens = c->prefill_tokens,
+        .cached_tokens = c->cached_tokens,
         .running = c->running,
         .waiting = c->waiting,
     };

@@ -38,6 +38,8 @@ struct core_progress {
 struct core_stats {
     double prefill_tokens_per_s, decode_tokens_per_s; /* of GPU time, smoothed; 0: none yet */
     uint64_t tokens;           /* computed since start, prompts and completions */
+    uint64_t prefill_tokens;   /* of them in prompts; with what was computed again */
+    uint64_t cached_tokens;    /* since start: prompt tokens found in the prefix cache */
     uint32_t running, waiting; /* choices in the engine; jobs with choices to start */
 };
 

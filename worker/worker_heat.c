@@ -113,6 +113,8 @@ static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
         .prefill_tokens_per_s = stats.core.prefill_tokens_per_s,
         .decode_tokens_per_s = stats.core.decode_tokens_per_s,
         .joules_per_token = h->joules_per_token,
+        .prefill_tokens = stats.core.prefill_tokens,
+        .cached_tokens = stats.core.cached_tokens,
     };
     room.temp_known = governor_headroom_c(&h->governor, in, &room.margin_c);
     session_headroom(w->session, &room);

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """A small cluster by hand: a broker and two workers on ipc, a client that submits, asks, fetches and cancels. The
 result file is the one of `octoflow run`; a worker drained by SIGTERM in the middle loses nothing."""
+import json
 import os
 import signal
 import time
@@ -66,6 +67,23 @@ def test(bench, options):
     _, stdout, _ = cluster.client("status")
     bench.has(stdout, BATCH, "status")
     bench.has(stdout, "worker-2", "status")
+
+    # A prefix stays on the worker from one batch to the next.
+    prefix = "Once upon a time there was a fox who lived near a river. " * 8
+    cached = []
+    for name in ("before", "after"):
+        tell = [common.chat_line(name, [{"role": "user", "content": prefix + name}], max_tokens=2)]
+        cluster.client("submit", bench.write(name + ".jsonl", tell), "--batch", name)
+        cluster.client("results", name, "-o", bench.path(name + ".out.jsonl"), "--wait")
+        cached.append(common.read_results(bench.path(name + ".out.jsonl"))[0]["octoflow"]["cached_tokens"])
+    bench.check(cached[0] == 0 and cached[1] >= 32, f"cached tokens of two batches, one prefix: {cached}")
+
+    def reported():
+        workers = json.loads(cluster.client("status", "--json")[1])["workers"]
+        return any(w["worker"] == "worker-2" and w["cached_tokens"] >= cached[1] and w["prefill_tokens"] > 0
+                   for w in workers)
+
+    bench.wait_for("a heartbeat that tells the tokens found in the cache", reported, 30)
 
     # Cancel: what is not finished becomes a cancelled line.
     story = [{"role": "user", "content": "Tell me a story about a fox."}]

@@ -205,6 +205,16 @@ static void shared_prefix(void)
     CHECK_INT(prefill, 96 + 6 * 4);
     for (uint32_t i = 0; i < 6; i++)
         CHECK_INT(o[i].cached, i == 0 ? 0 : 96);
+    /* All have ended; the pages are still there for the next batch. */
+    CHECK_INT(engine_live(e), 0);
+    struct engine_request late = request(0, 3);
+    ids[98] = 600;
+    late.prompt = ids;
+    late.prompt_count = 100;
+    CHECK_OK(engine_add(e, &late, &why), why);
+    o[0] = (struct outcome){0};
+    CHECK_OK(run(e, o, 1, &prefill, &why), why);
+    CHECK_INT(o[0].cached, 96);
     engine_destroy(&e);
 }
 

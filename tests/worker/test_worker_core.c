@@ -138,6 +138,7 @@ static void test_result(void)
     CHECK_INT(o.cached_tokens, 3);
     CHECK_INT(o.finished_ms - o.started_ms, script.count - 1);
     CHECK(core_stats(core).decode_tokens_per_s > 999 && core_stats(core).tokens == script.count);
+    CHECK_INT(core_stats(core).cached_tokens, 3); /* once a sequence, not once a token */
     close_core();
 }
 
@@ -394,6 +395,8 @@ static void test_choices(void)
         }
         CHECK(o.completion_tokens == sum && outcomes[2].completion_tokens == sum);
         CHECK_INT(o.cached_tokens, 3);
+        CHECK_INT(core_stats(core).cached_tokens,
+                  3 * 3 + 4 * 9); /* of 3 first and 4 other choices */
         close_core();
     }
 }
