@@ -505,7 +505,7 @@ uint draw()
         else if (total < want)
             break;
         token = pick(random_below(total, round), before, low, strict, z);
-        bool above_tail = AHEAD > 1 && round == 0 && z >= pivot && true;
+        bool above_tail = AHEAD > 1 && round == 0 && z >= pivot && total - tail < want;
         if (any || above_tail || !(z < zmax))
             break;
         low = z;

@@ -555,5 +555,11 @@ int main(int argc, char **argv)
     test_streams(&b);
     test_large(&b);
     test_sizes(&b);
+    CHECK(kernels_force_sample(b.kernels, 256, 4)); /* as hardware reads, and knows what is good */
+    test_greedy(&b);
+    test_edges(&b);
+    test_draws(&b);
+    test_equal(&b);
+    test_neighbours(&b);
     return bed_finish(&b);
 }
