@@ -15,7 +15,7 @@
 
 #include "base/err.h"
 
-enum { GPU_MAX_DEVICES = 32, GPU_PUSH_MAX_BYTES = 128 };
+enum { GPU_MAX_DEVICES = 32, GPU_PUSH_MAX_BYTES = 128, GPU_FRAMES = 2 };
 
 struct gpu_device_info {
     uint32_t index; /* in gpu_list()'s order */
@@ -29,6 +29,7 @@ struct gpu_device_info {
     uint32_t subgroup_size;
     bool matrix_f16;          /* matrix units: 16 x 8 x 16, f16 in, f32 sums, by a subgroup of 32 */
     uint32_t max_invocations; /* of a workgroup, in one dimension; at least 256 if usable */
+    uint32_t shared_bytes;    /* of a workgroup */
     uint64_t memory_bytes;    /* largest device-local heap */
     uint64_t max_buffer_bytes; /* one buffer; 0: the driver does not tell */
 };
@@ -72,10 +73,10 @@ struct gpu_buffer {
 /* `what` names the buffer in errors and for debugging. Zeroed content is not promised. */
 enum err gpu_buffer_create(struct gpu *g, enum gpu_memory kind, uint64_t bytes, const char *what,
                            struct gpu_buffer *ret, struct err_msg *why) MUST_CHECK;
-/* Accepts a zeroed one. Waits for a submission that was not waited for. */
+/* Accepts a zeroed one. Waits for the device if anything is in flight. */
 void gpu_buffer_destroy(struct gpu *g, struct gpu_buffer *b);
-/* Copies host bytes into a device buffer, staged if it is not mapped. Blocks. For loading, not for
- * steps. */
+/* Copies host bytes into a device buffer, staged if it is not mapped, after waiting for all that is
+ * in flight. Blocks. For loading, not for steps. */
 enum err gpu_upload(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, const void *bytes,
                     uint64_t len, struct err_msg *why) MUST_CHECK;
 enum err gpu_download(struct gpu *g, const struct gpu_buffer *src, uint64_t offset, void *ret_bytes,
@@ -95,8 +96,13 @@ struct gpu_pipeline_options {
 enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o,
                              struct gpu_pipeline **ret, struct err_msg *why) MUST_CHECK;
 
-/* ---- recording: one command buffer at a time; gpu_begin .. gpu_submit .. gpu_wait ---- */
+/* ---- recording: gpu_begin .. gpu_submit .. gpu_wait ----
+ *
+ * One command buffer is recorded at a time; up to GPU_FRAMES are in flight (submitted and not
+ * waited for). They run in order: each sees what the one before wrote. The host's writes and reads
+ * are its own to order: what it writes while a submission is in flight, that one may see. */
 
+/* Fewer than GPU_FRAMES may be in flight. */
 enum err gpu_begin(struct gpu *g, struct err_msg *why) MUST_CHECK;
 void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint32_t x, uint32_t y,
                   uint32_t z);
@@ -109,7 +115,9 @@ void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint
 /* A named time stamp (name: static storage); up to 1024 a command buffer, more are ignored. */
 void gpu_mark(struct gpu *g, const char *name);
 enum err gpu_submit(struct gpu *g, struct err_msg *why) MUST_CHECK;
+/* For the oldest one in flight; nothing in flight: returns at once. */
 enum err gpu_wait(struct gpu *g, struct err_msg *why) MUST_CHECK;
+uint32_t gpu_in_flight(const struct gpu *g);
 /* Marks of the last waited command buffer: time since the first mark. */
 size_t gpu_marks(const struct gpu *g, const char **ret_names, uint64_t *ret_ns, size_t max);
 

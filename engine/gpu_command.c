@@ -1,5 +1,5 @@
-/* Pipelines without descriptor sets, and the one command buffer: record, submit, wait, time stamps.
- */
+/* Pipelines without descriptor sets, and the ring of command buffers: record, submit, wait, time
+ * stamps. */
 #include <assert.h>
 #include <stdlib.h>
 
@@ -12,27 +12,36 @@ enum { MAX_SPEC = 16 };
  * of a large model. */
 static const uint64_t WAIT_NS = 300 * NS_PER_S, SOFTWARE_WAIT_NS = 3600 * NS_PER_S;
 
-enum err gpu_command_init(struct gpu *g, struct err_msg *why)
+static enum err init_frame(struct gpu *g, struct gpu_frame *f, struct err_msg *why)
 {
     enum err e = ERR_OK;
     VkCommandPoolCreateInfo pool = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
                                     .queueFamilyIndex = g->family};
-    VK_TRY(vkCreateCommandPool, g->device, &pool, NULL, &g->pool);
+    VK_TRY(vkCreateCommandPool, g->device, &pool, NULL, &f->pool);
     VkCommandBufferAllocateInfo buffer = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
-                                          .commandPool = g->pool,
+                                          .commandPool = f->pool,
                                           .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
                                           .commandBufferCount = 1};
-    VK_TRY(vkAllocateCommandBuffers, g->device, &buffer, &g->commands);
+    VK_TRY(vkAllocateCommandBuffers, g->device, &buffer, &f->commands);
     VkFenceCreateInfo fence = {.sType = VK_STRUCTURE_TYPE_FENCE_CREATE_INFO};
-    VK_TRY(vkCreateFence, g->device, &fence, NULL, &g->fence);
-    VkPipelineCacheCreateInfo cache = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
-    VK_TRY(vkCreatePipelineCache, g->device, &cache, NULL, &g->cache);
+    VK_TRY(vkCreateFence, g->device, &fence, NULL, &f->fence);
     if (g->timestamp_ns > 0) {
         VkQueryPoolCreateInfo queries = {.sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO,
                                          .queryType = VK_QUERY_TYPE_TIMESTAMP,
                                          .queryCount = GPU_MAX_MARKS};
-        VK_TRY(vkCreateQueryPool, g->device, &queries, NULL, &g->queries);
+        VK_TRY(vkCreateQueryPool, g->device, &queries, NULL, &f->queries);
     }
+fail:
+    return e;
+}
+
+enum err gpu_command_init(struct gpu *g, struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    VkPipelineCacheCreateInfo cache = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
+    VK_TRY(vkCreatePipelineCache, g->device, &cache, NULL, &g->cache);
+    for (uint32_t i = 0; i < GPU_FRAMES && e == ERR_OK; i++)
+        e = init_frame(g, &g->frames[i], why);
 fail:
     return e;
 }
@@ -46,10 +55,12 @@ void gpu_command_finish(struct gpu *g)
         vkDestroyPipelineLayout(g->device, p->layout, NULL);
         free(p);
     }
-    vkDestroyQueryPool(g->device, g->queries, NULL);
+    for (uint32_t i = 0; i < GPU_FRAMES; i++) {
+        vkDestroyQueryPool(g->device, g->frames[i].queries, NULL);
+        vkDestroyFence(g->device, g->frames[i].fence, NULL);
+        vkDestroyCommandPool(g->device, g->frames[i].pool, NULL);
+    }
     vkDestroyPipelineCache(g->device, g->cache, NULL);
-    vkDestroyFence(g->device, g->fence, NULL);
-    vkDestroyCommandPool(g->device, g->pool, NULL);
 }
 
 static enum err create_pipeline(struct gpu *g, const struct gpu_pipeline_options *o,
@@ -111,29 +122,37 @@ enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o
 
 /* ---- recording ---- */
 
+/* The one being recorded, or the next to be. */
+static struct gpu_frame *current(struct gpu *g)
+{
+    return &g->frames[(g->oldest + g->in_flight) % GPU_FRAMES];
+}
+
 static void memory_barrier(struct gpu *g, VkPipelineStageFlags dst_stages, VkAccessFlags dst_access)
 {
     VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
                          .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT,
                          .dstAccessMask = dst_access};
-    vkCmdPipelineBarrier(g->commands,
+    vkCmdPipelineBarrier(current(g)->commands,
                          VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT,
                          dst_stages, 0, 1, &b, 0, NULL, 0, NULL);
 }
 
 enum err gpu_begin(struct gpu *g, struct err_msg *why)
 {
-    assert(!g->recording && !g->in_flight);
+    assert(!g->recording && g->in_flight < GPU_FRAMES);
     enum err e = ERR_OK;
+    struct gpu_frame *f = current(g);
     VkCommandBufferBeginInfo info = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
                                      .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
-    VK_TRY(vkResetCommandPool, g->device, g->pool, 0);
-    VK_TRY(vkBeginCommandBuffer, g->commands, &info);
+    VK_TRY(vkResetCommandPool, g->device, f->pool, 0);
+    VK_TRY(vkBeginCommandBuffer, f->commands, &info);
     g->recording = true;
     g->bound = NULL;
-    g->marks_recorded = 0;
-    if (g->queries != VK_NULL_HANDLE)
-        vkCmdResetQueryPool(g->commands, g->queries, 0, GPU_MAX_MARKS);
+    f->marks_count = 0;
+    if (f->queries != VK_NULL_HANDLE)
+        vkCmdResetQueryPool(f->commands, f->queries, 0, GPU_MAX_MARKS);
+    gpu_barrier(g); /* behind the submission before */
 fail:
     return e;
 }
@@ -145,12 +164,12 @@ void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint3
     if (x == 0 || y == 0 || z == 0)
         return;
     if (g->bound != p)
-        vkCmdBindPipeline(g->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p->pipeline);
+        vkCmdBindPipeline(current(g)->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p->pipeline);
     g->bound = p;
     if (p->push_bytes > 0)
-        vkCmdPushConstants(g->commands, p->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, p->push_bytes,
-                           push);
-    vkCmdDispatch(g->commands, x, y, z);
+        vkCmdPushConstants(current(g)->commands, p->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
+                           p->push_bytes, push);
+    vkCmdDispatch(current(g)->commands, x, y, z);
 }
 
 void gpu_barrier(struct gpu *g)
@@ -172,7 +191,7 @@ void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset,
     const struct gpu_buffer_impl *s = src->impl, *d = dst->impl;
     VkBufferCopy region = {
         .srcOffset = s->offset + src_offset, .dstOffset = d->offset + dst_offset, .size = len};
-    vkCmdCopyBuffer(g->commands, s->buffer, d->buffer, 1, &region);
+    vkCmdCopyBuffer(current(g)->commands, s->buffer, d->buffer, 1, &region);
 }
 
 void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint64_t len,
@@ -182,49 +201,53 @@ void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint
     assert(offset % 4 == 0 && len % 4 == 0 && offset <= dst->bytes && len <= dst->bytes - offset);
     const struct gpu_buffer_impl *d = dst->impl;
     if (len > 0)
-        vkCmdFillBuffer(g->commands, d->buffer, d->offset + offset, len, value);
+        vkCmdFillBuffer(current(g)->commands, d->buffer, d->offset + offset, len, value);
 }
 
 void gpu_mark(struct gpu *g, const char *name)
 {
     assert(g->recording);
-    if (g->queries == VK_NULL_HANDLE || g->marks_recorded == GPU_MAX_MARKS)
+    struct gpu_frame *f = current(g);
+    if (f->queries == VK_NULL_HANDLE || f->marks_count == GPU_MAX_MARKS)
         return;
-    vkCmdWriteTimestamp(g->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, g->queries,
-                        g->marks_recorded);
-    g->mark_names[g->marks_recorded++] = name;
+    vkCmdWriteTimestamp(f->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, f->queries,
+                        f->marks_count);
+    f->mark_names[f->marks_count++] = name;
 }
 
 enum err gpu_submit(struct gpu *g, struct err_msg *why)
 {
     assert(g->recording);
     enum err e = ERR_OK;
+    struct gpu_frame *f = current(g);
     g->recording = false;
     memory_barrier(g, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
     VkSubmitInfo info = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
                          .commandBufferCount = 1,
-                         .pCommandBuffers = &g->commands};
-    VK_TRY(vkEndCommandBuffer, g->commands);
-    VK_TRY(vkResetFences, g->device, 1, &g->fence);
-    VK_TRY(vkQueueSubmit, g->queue, 1, &info, g->fence);
-    g->in_flight = true;
+                         .pCommandBuffers = &f->commands};
+    VK_TRY(vkEndCommandBuffer, f->commands);
+    VK_TRY(vkResetFences, g->device, 1, &f->fence);
+    VK_TRY(vkQueueSubmit, g->queue, 1, &info, f->fence);
+    g->in_flight++;
 fail:
     return e;
 }
 
-static enum err read_marks(struct gpu *g, struct err_msg *why)
+static enum err read_marks(struct gpu *g, const struct gpu_frame *f, struct err_msg *why)
 {
     enum err e = ERR_OK;
     uint64_t ticks[GPU_MAX_MARKS];
     g->marks_count = 0;
-    if (g->marks_recorded == 0)
+    if (f->marks_count == 0)
         return ERR_OK;
-    VK_TRY(vkGetQueryPoolResults, g->device, g->queries, 0, g->marks_recorded, sizeof ticks, ticks,
+    VK_TRY(vkGetQueryPoolResults, g->device, f->queries, 0, f->marks_count, sizeof ticks, ticks,
            sizeof *ticks, VK_QUERY_RESULT_64_BIT | VK_QUERY_RESULT_WAIT_BIT);
-    for (uint32_t i = 0; i < g->marks_recorded; i++)
+    for (uint32_t i = 0; i < f->marks_count; i++) {
+        g->mark_names[i] = f->mark_names[i];
         g->mark_ns[i] =
             (uint64_t)((double)((ticks[i] - ticks[0]) & g->timestamp_mask) * g->timestamp_ns);
-    g->marks_count = g->marks_recorded;
+    }
+    g->marks_count = f->marks_count;
 fail:
     return e;
 }
@@ -232,14 +255,29 @@ fail:
 enum err gpu_wait(struct gpu *g, struct err_msg *why)
 {
     enum err e = ERR_OK;
-    if (!g->in_flight)
+    const struct gpu_frame *f = &g->frames[g->oldest];
+    if (g->in_flight == 0)
         return ERR_OK;
-    VK_TRY(vkWaitForFences, g->device, 1, &g->fence, VK_TRUE,
+    VK_TRY(vkWaitForFences, g->device, 1, &f->fence, VK_TRUE,
            g->info.software ? SOFTWARE_WAIT_NS : WAIT_NS);
-    g->in_flight = false;
-    e = read_marks(g, why);
+    g->in_flight--;
+    g->oldest = (g->oldest + 1) % GPU_FRAMES;
+    e = read_marks(g, f, why);
 fail:
     return e;
+}
+
+enum err gpu_wait_all(struct gpu *g, struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    while (g->in_flight > 0 && e == ERR_OK)
+        e = gpu_wait(g, why);
+    return e;
+}
+
+uint32_t gpu_in_flight(const struct gpu *g)
+{
+    return g->in_flight;
 }
 
 size_t gpu_marks(const struct gpu *g, const char **ret_names, uint64_t *ret_ns, size_t max)

@@ -279,6 +279,7 @@ static void describe(VkPhysicalDevice device, const struct device_facts *f, uint
                                     .max_buffer_bytes = f->v11.maxMemoryAllocationSize};
     ret->max_invocations = (uint32_t)min_u64(p->limits.maxComputeWorkGroupInvocations,
                                              p->limits.maxComputeWorkGroupSize[0]);
+    ret->shared_bytes = p->limits.maxComputeSharedMemorySize;
     snprintf(ret->name, sizeof ret->name, "%s", p->deviceName);
     snprintf(ret->driver, sizeof ret->driver, "%.120s %.120s", f->v12.driverName,
              f->v12.driverInfo);

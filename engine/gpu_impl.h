@@ -51,6 +51,16 @@ struct gpu_buffer_impl {
     bool cached;         /* the host reads it at full speed */
 };
 
+/* What one submission needs. */
+struct gpu_frame {
+    VkCommandPool pool;
+    VkCommandBuffer commands;
+    VkFence fence;
+    VkQueryPool queries; /* none without time stamps */
+    uint32_t marks_count;
+    const char *mark_names[GPU_MAX_MARKS];
+};
+
 struct gpu {
     struct gpu_device_info info;
     VkInstance instance;
@@ -68,15 +78,12 @@ struct gpu {
     VkPipelineCache cache;
     struct gpu_pipeline *pipelines;
 
-    VkCommandPool pool;
-    VkCommandBuffer commands;
-    VkFence fence;
+    struct gpu_frame frames[GPU_FRAMES];
+    uint32_t oldest;    /* of those in flight; the frame to record into comes after them */
+    uint32_t in_flight; /* frames submitted and not waited for */
     bool recording;
-    bool in_flight;
     struct gpu_pipeline *bound;
 
-    VkQueryPool queries; /* none without time stamps */
-    uint32_t marks_recorded;
     uint32_t marks_count; /* of the last waited command buffer */
     const char *mark_names[GPU_MAX_MARKS];
     uint64_t mark_ns[GPU_MAX_MARKS];
@@ -87,5 +94,6 @@ struct gpu {
 /* gpu_command.c: the objects that recording needs. */
 enum err gpu_command_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
 void gpu_command_finish(struct gpu *g);
+enum err gpu_wait_all(struct gpu *g, struct err_msg *why) MUST_CHECK;
 
 #endif

@@ -136,7 +136,7 @@ fail:
 void gpu_buffer_destroy(struct gpu *g, struct gpu_buffer *b)
 {
     if (b->impl != NULL) {
-        if (g->in_flight) /* a step failed half-way: the device may still write here */
+        if (g->in_flight > 0) /* a step failed half-way: the device may still write here */
             vkDeviceWaitIdle(g->device);
         free_impl(g, b->impl);
     }
@@ -169,11 +169,14 @@ enum err gpu_upload(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset
                     uint64_t len, struct err_msg *why)
 {
     assert(offset <= dst->bytes && len <= dst->bytes - offset);
+    enum err e = gpu_wait_all(g, why);
+    if (e != ERR_OK)
+        return e;
     if (dst->mapped != NULL) {
         memcpy((char *)dst->mapped + offset, bytes, len);
         return ERR_OK;
     }
-    enum err e = need_staging(g, why);
+    e = need_staging(g, why);
     for (uint64_t done = 0; e == ERR_OK && done < len; done += STAGING_BYTES) {
         uint64_t piece = min_u64(len - done, STAGING_BYTES);
         memcpy(g->staging.mapped, (const char *)bytes + done, piece);
@@ -187,11 +190,14 @@ enum err gpu_download(struct gpu *g, const struct gpu_buffer *src, uint64_t offs
 {
     assert(offset <= src->bytes && len <= src->bytes - offset);
     const struct gpu_buffer_impl *b = src->impl;
+    enum err e = gpu_wait_all(g, why);
+    if (e != ERR_OK)
+        return e;
     if (src->mapped != NULL && b->cached) {
         memcpy(ret_bytes, (const char *)src->mapped + offset, len);
         return ERR_OK;
     }
-    enum err e = need_staging(g, why);
+    e = need_staging(g, why);
     for (uint64_t done = 0; e == ERR_OK && done < len; done += STAGING_BYTES) {
         uint64_t piece = min_u64(len - done, STAGING_BYTES);
         e = move_piece(g, src, offset + done, piece, false, why);

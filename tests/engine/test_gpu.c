@@ -1,6 +1,6 @@
 /* The Vulkan layer: the choice of a device on made-up lists, memory there and back, recording, and
- * every checked call failing once: a clean error, nothing leaked (the leak checker of the sanitizer
- * build and the validation layer watch), and the next try works. */
+ * two submissions in flight, every checked call failing once: a clean error, nothing leaked (the
+ * leak checker of the sanitizer build and the validation layer watch), and the next try works. */
 #include "base/size.h"
 #include "tests/engine/kernel_bed.h"
 
@@ -63,7 +63,8 @@ static void test_list(void)
         CHECK_INT(list[i].index, i);
         CHECK(list[i].name[0] != '\0');
         CHECK(list[i].usable == (list[i].missing[0] == '\0'));
-        CHECK(!list[i].usable || (list[i].memory_bytes > 0 && list[i].subgroup_size > 0));
+        CHECK(!list[i].usable || (list[i].memory_bytes > 0 && list[i].subgroup_size > 0 &&
+                                  list[i].shared_bytes >= 16384));
     }
 }
 
@@ -223,6 +224,64 @@ static void test_transfers(const struct gpu_options *o)
     free(back);
 }
 
+static void submit_round(struct gpu *g, const struct gpu_buffer *b, const struct gpu_buffer *host,
+                         uint32_t round)
+{
+    static const char *const names[] = {"even", "odd"};
+    struct err_msg why = {""};
+    CHECK_OK(gpu_begin(g, &why), why);
+    gpu_mark(g, names[round % 2]);
+    /* What the round before left, then this one's. */
+    gpu_copy(g, b, 0, host, round * sizeof(uint32_t), sizeof(uint32_t));
+    gpu_barrier(g);
+    gpu_fill(g, b, 0, b->bytes, round + 1);
+    gpu_mark(g, "end");
+    CHECK_OK(gpu_submit(g, &why), why);
+}
+
+/* Each submission sees what the one before wrote, whose end the host did not wait for. */
+static void test_two_in_flight(const struct gpu_options *o)
+{
+    enum { ROUNDS = 9, BYTES = 4 << 20 };
+    struct err_msg why = {""};
+    struct gpu *g = NULL;
+    struct gpu_buffer b = {0}, host = {0};
+    uint32_t last = 0;
+    CHECK_OK(gpu_create(o, &g, &why), why);
+    if (g == NULL)
+        exit(1);
+    CHECK_OK(gpu_buffer_create(g, GPU_DEVICE, BYTES, "b", &b, &why), why);
+    CHECK_OK(gpu_buffer_create(g, GPU_READBACK, ROUNDS * sizeof(uint32_t), "host", &host, &why),
+             why);
+    CHECK_OK(gpu_wait(g, &why), why); /* nothing in flight */
+    CHECK_OK(gpu_upload(g, &b, 0, &last, sizeof last, &why), why);
+    for (uint32_t round = 0; round < ROUNDS; round++) {
+        const char *names[3] = {""};
+        uint64_t ns[3];
+        submit_round(g, &b, &host, round);
+        CHECK_INT(gpu_in_flight(g), round == 0 ? 1 : 2);
+        if (round == 0)
+            continue;
+        CHECK_OK(gpu_wait(g, &why), why);
+        CHECK_INT(gpu_in_flight(g), 1);
+        CHECK_INT(((uint32_t *)host.mapped)[round - 1], round - 1);
+        size_t marks = gpu_marks(g, names, ns, 3);
+        CHECK(gpu_timestamp_ns(g) == 0 ||
+              (marks == 2 && strcmp(names[0], round % 2 ? "even" : "odd") == 0));
+    }
+    /* Helpers that block wait for what is in flight. */
+    submit_round(g, &b, &host, 0);
+    CHECK_OK(gpu_download(g, &b, BYTES - sizeof last, &last, sizeof last, &why), why);
+    CHECK_INT(last, 1);
+    CHECK_INT(gpu_in_flight(g), 0);
+    submit_round(g, &b, &host, 7);
+    submit_round(g, &b, &host, 8);
+    gpu_buffer_destroy(g, &b);
+    gpu_buffer_destroy(g, &host);
+    CHECK_INT(gpu_validation_errors(g), 0);
+    gpu_destroy(&g); /* with submissions that were not waited for */
+}
+
 static void test_hash(const struct gpu_options *o)
 {
     struct err_msg why = {""};
@@ -252,6 +311,7 @@ int main(void)
     CHECK_ERR(gpu_create(&none, &g, &why), ERR_USAGE);
     CHECK(g == NULL);
     test_transfers(&o);
+    test_two_in_flight(&o);
     test_hash(&o);
     test_faults(&o);
     return check_report();
