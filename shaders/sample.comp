@@ -342,7 +342,7 @@ bool is_kept(float z, float low, bool strict)
     return strict ? z > low : z >= low;
 }
 
-/* A value up to which about 7/8 of what top_p leaves out may lie, by one line a lane; minus infinity: none. */
+/* A value up to which about 5/4 of the mass that top_p leaves out may lie, by one line a lane; minus infinity: none. */
 float tail_pivot(float low)
 {
     if (AHEAD == 1 || !(params.top_p < 1.0) || params.top_p < 0.5)
@@ -353,7 +353,7 @@ float tail_pivot(float low)
         x[i] = z_of(x[i]);
         mass[i] = is_kept(x[i], low, false) ? mass_of(x[i]) >> TAIL_BITS : 0;
     }
-    uint aim = uint(float(sum_of_few(mass.x + mass.y + mass.z + mass.w)) * (1.0 - params.top_p) * 0.875);
+    uint aim = uint(float(sum_of_few(mass.x + mass.y + mass.z + mass.w)) * (1.0 - params.top_p) * 1.25);
     float near = 0.0, far = 16.0; /* distances from zmax */
     for (uint step = 0; step < 10; step++) {
         float middle = (near + far) * 0.5;
@@ -365,7 +365,7 @@ float tail_pivot(float low)
         else
             far = middle;
     }
-    return zmax - far;
+    return zmax - near;
 }
 
 /* Every group's mass of the values >= low, or > low if strict. Returns this lane's part of a bound of the mass of those
