@@ -38,6 +38,7 @@ static enum err upload_angles(struct engine *e, const struct model_rope *r, stru
 
 static enum err make_matrices(struct engine *e, struct err_msg *why)
 {
+    matrix_force(e->matrix, (int)e->options.matrix_variant - 1);
     bool tiles = memory_fits_tiles(e, weights_tiles_bytes(e->model), gpu_memory_free(e->gpu));
     enum err r =
         weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, tiles, e->max_rows, why);

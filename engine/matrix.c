@@ -74,8 +74,10 @@ static const struct variant {
 enum { VARIANTS = ARRAY_LEN(variants) };
 
 enum { ROWS_SIZE = 128, ELEMENTS = 64 };
-/* TN, warps side by side in columns, in chunks: of attention over few and many columns. */
-static const uint32_t attention_specs[2][3] = {{2, 4, 1}, {1, 1, 4}};
+/* Tiles of 8 columns a warp; warps side by side in columns, in chunks: attention over many columns
+ * and over few, with heads of up to 64 values and larger ones (which take twice the shared memory).
+ */
+static const uint32_t attention_specs[2][2][3] = {{{2, 4, 1}, {1, 1, 8}}, {{2, 4, 1}, {1, 1, 4}}};
 
 struct matrix {
     struct gpu *gpu;
@@ -88,6 +90,11 @@ struct matrix {
     struct gpu_pipeline *matmul[SOURCES][VARIANTS][2]; /* gated */
     char hash[33];
 };
+
+static const uint32_t *attention_spec(const struct matrix *m, bool few)
+{
+    return attention_specs[m->head_size > 64][few];
+}
 
 static enum err create(struct matrix *m, const char *name, const struct code *code,
                        uint32_t push_bytes, const uint32_t *spec, uint32_t spec_count,
@@ -148,7 +155,7 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, bool emulated, struct 
     m->forced = -1;
     enum err e = make_hash(m, why);
     for (int few = 0; few < 2 && e == ERR_OK; few++) {
-        const uint32_t *a = attention_specs[few];
+        const uint32_t *a = attention_spec(m, few);
         const uint32_t spec[] = {a[1] * a[2], head_size / 32, a[0], a[1], a[2]};
         e = create(m, "matrix_attention", &attention_code[emulated],
                    sizeof(struct push_matrix_attention), spec, ARRAY_LEN(spec), &m->attention[few],
@@ -341,15 +348,14 @@ void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
 
 uint32_t matrix_task_rows(const struct matrix *m, uint32_t n_head, uint32_t n_head_kv)
 {
-    (void)m;
-    return (uint32_t)max_u64(1, 8 * attention_specs[0][0] * attention_specs[0][1] /
-                                    (n_head / n_head_kv));
+    const uint32_t *spec = attention_spec(m, false);
+    return (uint32_t)max_u64(1, 8 * spec[0] * spec[1] / (n_head / n_head_kv));
 }
 
 void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,
                       bool few)
 {
-    const uint32_t *spec = attention_specs[few];
+    const uint32_t *spec = attention_spec(m, few);
     uint32_t share = p->n_head / p->n_head_kv, at_once = 8 * spec[0] * spec[1];
     uint32_t columns = few ? share : share * matrix_task_rows(m, p->n_head, p->n_head_kv);
     if (tasks > 0)

@@ -97,15 +97,21 @@ void main()
             acc[i] = vec4(0.0);
         [[unroll]] for (uint j = 0; j < TN; j++)
             sum[j] = vec4(NOTHING, NOTHING, 0.0, 0.0);
-        for (uint c = 0; c < CHUNK_PAGES; c++) {
-            uint page_index = chunk * CHUNK_PAGES + c, first = page_index * PAGE_TOKENS;
-            bool there = first <= last_key && first + PAGE_TOKENS > first_key;
+        uint page_ids[CHUNK_PAGES];
+        [[unroll]] for (uint c = 0; c < CHUNK_PAGES; c++)
+            page_ids[c] = pages.v[min(chunk * CHUNK_PAGES + c, last_key / PAGE_TOKENS)];
+        [[unroll]] for (uint c = 0; c < CHUNK_PAGES; c++) {
+            uint first = (chunk * CHUNK_PAGES + c) * PAGE_TOKENS;
+            bool there = first <= last_key && first + PAGE_TOKENS > first_key; /* else all its keys are masked */
             if (!UNIFORM_WARPS && !there)
                 continue;
-            if (!there)
-                page_index = begin_pos / PAGE_TOKENS; /* one that is there: all its keys are masked */
-            uint64_t page = p.kv + uint64_t(pages.v[page_index]) * p.page_bytes + head_offset;
+            uint64_t page = p.kv + uint64_t(page_ids[c]) * p.page_bytes + head_offset;
             Units keys = Units(page), values = Units(page + p.page_bytes / 2);
+            uvec4 value_low[DIM_TILES], value_high[DIM_TILES];
+            [[unroll]] for (uint d = 0; d < DIM_TILES; d++) {
+                value_low[d] = values.v[((d * 16 + g) * PAGE_TOKENS) / 8 + q];
+                value_high[d] = values.v[((d * 16 + 8 + g) * PAGE_TOKENS) / 8 + q];
+            }
             vec4 score[TN * 2];
             [[unroll]] for (uint i = 0; i < TN * 2; i++)
                 score[i] = vec4(0.0);
@@ -161,8 +167,7 @@ void main()
             uint known = task_last - first; /* key first + known is the last written one */
             bool part = there && known < PAGE_TOKENS - 1;
             [[unroll]] for (uint d = 0; d < DIM_TILES; d++) {
-                uvec4 low = values.v[((d * 16 + g) * PAGE_TOKENS) / 8 + q];
-                uvec4 high = values.v[((d * 16 + 8 + g) * PAGE_TOKENS) / 8 + q];
+                uvec4 low = value_low[d], high = value_high[d];
                 if (part || !there)
                     [[unroll]] for (uint w = 0; w < 4; w++) {
                         uint key = q * 8 + w * 2;

@@ -90,7 +90,7 @@
 #define PUSH_MATRIX_ATTENTION                                                                      \
     ADDR(q) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT                          \
     U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) F32(scale) F32(softcap)
-#define MATRIX_CHUNK_TOKENS 128
+#define MATRIX_CHUNK_TOKENS 64 /* two pages */
 
 /* x[i] = cap * tanh(x[i] / cap), i < count. (Gemma 2, arXiv 2408.00118) */
 #define PUSH_SOFTCAP ADDR(x) U32(count) U32(row_groups) F32(cap)
