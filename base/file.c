@@ -5,6 +5,7 @@
 #include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -96,4 +97,30 @@ enum err file_write_atomic(const char *path, const void *bytes, size_t len, stru
         return e;
     }
     return file_sync_dir(path, why);
+}
+
+/* An absolute path in the environment, or NULL: a relative one would mean something else in every
+ * directory. */
+static const char *absolute(const char *name)
+{
+    const char *value = getenv(name);
+    return value != NULL && value[0] == '/' ? value : NULL;
+}
+
+bool file_cache_dir(char *ret_path, size_t size)
+{
+    const char *own = getenv("OCTOFLOW_CACHE_DIR"), *dir, *below = "";
+    int len = 0;
+    if (own != NULL)
+        dir = own[0] != '\0' ? own : NULL;
+    else if ((dir = absolute("CACHE_DIRECTORY")) != NULL)
+        len = (int)strcspn(dir, ":"); /* of several the first */
+    else if ((dir = absolute("XDG_CACHE_HOME")) != NULL)
+        below = "/octoflow";
+    else if ((dir = absolute("HOME")) != NULL)
+        below = "/.cache/octoflow";
+    if (dir == NULL)
+        return false;
+    int n = snprintf(ret_path, size, "%.*s%s", len > 0 ? len : (int)strlen(dir), dir, below);
+    return n > 0 && (size_t)n < size;
 }

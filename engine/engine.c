@@ -125,7 +125,8 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
         return err_set(why, ERR_NOMEM, "out of memory");
     e->model = m;
     e->options = *o;
-    struct gpu_options gpu = {.device_index = o->device_index, .validate = o->validate};
+    struct gpu_options gpu = {
+        .device_index = o->device_index, .validate = o->validate, .cache_dir = o->cache_dir};
     enum err r = gpu_create(&gpu, &e->gpu, why);
     if (r != ERR_OK)
         goto fail;
@@ -155,6 +156,8 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r != ERR_OK)
         goto fail;
     e->info.weight_bytes = e->weights.bytes;
+    e->options.cache_dir = NULL; /* the caller's */
+    gpu_save_cache(e->gpu);
     *ret = e;
     return ERR_OK;
 fail:

@@ -35,6 +35,7 @@ enum engine_family { ENGINE_AUTO, ENGINE_PLAIN, ENGINE_EMULATED };
 struct engine_options {
     uint32_t device_index; /* gpu_list()'s order */
     bool validate;         /* Vulkan validation layer */
+    const char *cache_dir; /* as gpu_options' */
     uint32_t max_seqs;     /* sequences at a time; 0: by device (32 software, 256 hardware) */
     uint32_t max_ctx;      /* longest sequence in tokens; 0: the model's */
     uint64_t kv_tokens; /* KV cache size in tokens; 0: by memory, at least one longest sequence */

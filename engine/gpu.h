@@ -48,6 +48,8 @@ struct gpu_options {
     uint32_t device_index; /* gpu_list()'s order */
     bool validate; /* the validation layer; its errors are counted (gpu_validation_errors) and
                       printed to stderr */
+    const char *cache_dir; /* compiled pipelines are kept there from start to start, a file for each
+                              device and driver; made when needed; NULL: not kept */
 };
 enum err gpu_create(const struct gpu_options *o, struct gpu **ret, struct err_msg *why) MUST_CHECK;
 void gpu_destroy(struct gpu **g); /* waits for the device; also works on a lost one */
@@ -95,6 +97,12 @@ struct gpu_pipeline_options {
 };
 enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o,
                              struct gpu_pipeline **ret, struct err_msg *why) MUST_CHECK;
+
+/* Writes what gpu_destroy() would, too, to cache_dir, if it is not there already: for after the
+ * last gpu_pipeline_create(). What cannot be written is not. */
+void gpu_save_cache(struct gpu *g);
+/* Size of what is in cache_dir for this device; 0: nothing that could be used. */
+size_t gpu_cache_bytes(const struct gpu *g);
 
 /* ---- recording: gpu_begin .. gpu_submit .. gpu_wait ----
  *

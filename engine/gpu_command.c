@@ -37,12 +37,9 @@ fail:
 
 enum err gpu_command_init(struct gpu *g, struct err_msg *why)
 {
-    enum err e = ERR_OK;
-    VkPipelineCacheCreateInfo cache = {.sType = VK_STRUCTURE_TYPE_PIPELINE_CACHE_CREATE_INFO};
-    VK_TRY(vkCreatePipelineCache, g->device, &cache, NULL, &g->cache);
+    enum err e = gpu_cache_init(g, why);
     for (uint32_t i = 0; i < GPU_FRAMES && e == ERR_OK; i++)
         e = init_frame(g, &g->frames[i], why);
-fail:
     return e;
 }
 

@@ -469,6 +469,8 @@ enum err gpu_create(const struct gpu_options *o, struct gpu **ret, struct err_ms
     struct gpu *g = calloc(1, sizeof *g);
     if (g == NULL)
         return err_set(why, ERR_NOMEM, "out of memory for the device");
+    if (o->cache_dir != NULL && o->cache_dir[0] != '\0')
+        g->cache_dir = strdup(o->cache_dir); /* without memory: no cache */
     enum err e = create_instance(o->validate ? g : NULL, &g->instance, why);
     if (e == ERR_OK)
         e = enumerate(g->instance, devices, &count, why);
@@ -513,6 +515,7 @@ void gpu_destroy(struct gpu **gp)
     if (g->device != VK_NULL_HANDLE) {
         vkDeviceWaitIdle(g->device); /* fails on a lost device: nothing runs there then */
         gpu_buffer_destroy(g, &g->staging);
+        gpu_save_cache(g);
         gpu_command_finish(g);
         vkDestroyDevice(g->device, NULL);
     }
@@ -525,6 +528,7 @@ void gpu_destroy(struct gpu **gp)
     }
     if (g->instance != VK_NULL_HANDLE)
         vkDestroyInstance(g->instance, NULL);
+    free(g->cache_dir);
     free(g);
     *gp = NULL;
 }

@@ -3,6 +3,7 @@
  *   gpu_device.c    the list of devices, the choice, create and destroy
  *   gpu_memory.c    buffers with addresses, upload, download
  *   gpu_command.c   pipelines, recording, submitting, time stamps
+ *   gpu_cache.c     compiled pipelines on disk
  *   gpu_check.c     results of Vulkan calls to errors, fault injection */
 #ifndef OCTO_ENGINE_GPU_IMPL_H
 #define OCTO_ENGINE_GPU_IMPL_H
@@ -76,6 +77,9 @@ struct gpu {
     uint32_t family;
     VkQueue queue;
     VkPipelineCache cache;
+    char *cache_dir;     /* NULL: none */
+    size_t cache_bytes;  /* of the driver's data on disk, as far as known */
+    uint64_t cache_hash; /* of it */
     struct gpu_pipeline *pipelines;
 
     struct gpu_frame frames[GPU_FRAMES];
@@ -94,6 +98,8 @@ struct gpu {
 /* gpu_command.c: the objects that recording needs. */
 enum err gpu_command_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
 void gpu_command_finish(struct gpu *g);
+/* gpu_cache.c: g->cache, from disk if there is one. */
+enum err gpu_cache_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
 enum err gpu_wait_all(struct gpu *g, struct err_msg *why) MUST_CHECK;
 
 #endif

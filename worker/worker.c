@@ -3,6 +3,7 @@
 #include "worker/worker.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/utf8.h"
@@ -69,12 +71,15 @@ static enum err open_engine(struct worker *w, const struct gpu_device_info *devi
                             struct err_msg *why)
 {
     const struct worker_options *o = w->options;
+    char cache_dir[PATH_MAX];
+    bool cached = file_cache_dir(cache_dir, sizeof cache_dir);
     struct engine_real_options real = {
         .model = w->model,
         .engine =
             {
                 .device_index = device->index,
                 .validate = o->validate,
+                .cache_dir = cached ? cache_dir : NULL,
                 .max_seqs = (uint32_t)o->max_jobs,
                 .max_ctx = (uint32_t)o->ctx,
                 .kv_tokens = (uint64_t)o->kv_tokens,

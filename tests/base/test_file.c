@@ -168,6 +168,40 @@ static void test_log(void)
     buf_free(&b);
 }
 
+static const char *cache_dir(const char *own, const char *systemd, const char *xdg,
+                             const char *home)
+{
+    static char path[64];
+    const char *const vars[][2] = {{"OCTOFLOW_CACHE_DIR", own},
+                                   {"CACHE_DIRECTORY", systemd},
+                                   {"XDG_CACHE_HOME", xdg},
+                                   {"HOME", home}};
+    for (size_t i = 0; i < 4; i++) {
+        if (vars[i][1] != NULL)
+            setenv(vars[i][0], vars[i][1], 1);
+        else
+            unsetenv(vars[i][0]);
+    }
+    return file_cache_dir(path, sizeof path) ? path : "none";
+}
+
+static void test_cache_dir(void)
+{
+    char longer[200];
+    CHECK_STR(cache_dir("/own", "/systemd", "/xdg", "/home/x"), "/own");
+    CHECK_STR(cache_dir("", "/systemd", "/xdg", "/home/x"), "none");
+    CHECK_STR(cache_dir(NULL, "/systemd", "/xdg", "/home/x"), "/systemd");
+    CHECK_STR(cache_dir(NULL, "/one:/two", NULL, NULL), "/one");
+    CHECK_STR(cache_dir(NULL, NULL, "/xdg", "/home/x"), "/xdg/octoflow");
+    CHECK_STR(cache_dir(NULL, NULL, "relative", "/home/x"), "/home/x/.cache/octoflow");
+    CHECK_STR(cache_dir(NULL, NULL, "", NULL), "none");
+    CHECK_STR(cache_dir(NULL, NULL, NULL, NULL), "none");
+    memset(longer, 'x', sizeof longer);
+    longer[0] = '/';
+    longer[sizeof longer - 1] = '\0';
+    CHECK_STR(cache_dir(longer, NULL, NULL, NULL), "none");
+}
+
 int main(void)
 {
     snprintf(dir, sizeof dir, "/tmp/octo-base-XXXXXX");
@@ -176,5 +210,6 @@ int main(void)
     test_files();
     test_log();
     CHECK_INT(rmdir(dir), 0); /* nothing was left behind */
+    test_cache_dir();
     return check_report();
 }

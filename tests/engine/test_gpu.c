@@ -1,6 +1,12 @@
 /* The Vulkan layer: the choice of a device on made-up lists, memory there and back, recording, and
  * two submissions in flight, every checked call failing once: a clean error, nothing leaked (the
  * leak checker of the sanitizer build and the validation layer watch), and the next try works. */
+#include <dirent.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/buf.h"
+#include "base/file.h"
 #include "base/size.h"
 #include "tests/engine/kernel_bed.h"
 
@@ -282,6 +288,91 @@ static void test_two_in_flight(const struct gpu_options *o)
     gpu_destroy(&g); /* with submissions that were not waited for */
 }
 
+/* Creates a device with kernels and ends it; returns what of the cache was read at the start. */
+static size_t start_with_cache(const struct gpu_options *o)
+{
+    struct err_msg why = {""};
+    struct gpu *g = NULL;
+    struct kernels *k = NULL;
+    CHECK_OK(gpu_create(o, &g, &why), why);
+    if (g == NULL)
+        exit(1);
+    size_t bytes = gpu_cache_bytes(g);
+    CHECK_OK(kernels_create(g, 0, &k, &why), why);
+    gpu_save_cache(g);
+    kernels_destroy(&k);
+    gpu_destroy(&g);
+    return bytes;
+}
+
+/* The only file in the directory. */
+static void find_file(const char *dir, char ret_path[600])
+{
+    DIR *d = opendir(dir);
+    unsigned files = 0;
+    for (struct dirent *f; d != NULL && (f = readdir(d)) != NULL;) {
+        if (f->d_name[0] == '.')
+            continue;
+        files++;
+        snprintf(ret_path, 600, "%s/%s", dir, f->d_name);
+    }
+    if (d != NULL)
+        closedir(d);
+    CHECK_INT(files, 1);
+}
+
+/* A cache file is read by the second start; a broken one, or a place where none can be, does no
+ * harm. */
+static void test_cache(struct gpu_options o)
+{
+    char base[] = "/tmp/octo-test-gpu-XXXXXX", dir[300], path[600] = "";
+    struct err_msg why = {""};
+    struct stat st;
+    struct buf good = {0}, now = {0};
+    if (!CHECK(mkdtemp(base) != NULL))
+        return;
+    snprintf(dir, sizeof dir, "%s/not/there", base);
+    CHECK_INT(start_with_cache(&o), 0); /* not asked for */
+    o.cache_dir = dir;
+    CHECK_INT(start_with_cache(&o), 0);
+    find_file(dir, path);
+    CHECK(stat(dir, &st) == 0 && (st.st_mode & 0777) == 0700);
+    CHECK(stat(path, &st) == 0 && (st.st_mode & 0777) == 0600);
+    CHECK_OK(file_read(path, 1 << 30, &good, &why), why);
+    CHECK(good.len >= 24 + 32);
+    CHECK_INT(start_with_cache(&o), good.len - 24);
+    find_file(dir, path);
+
+    /* Cut short, of another length, a bit turned in our header, Vulkan's and the data. */
+    const size_t turned[] = {0, 9, 17, 24 + 5, 24 + 20, good.len - 1};
+    for (size_t i = 0; i < ARRAY_LEN(turned) + 3; i++) {
+        size_t len = i == 0 ? 0 : i == 1 ? 30 : i == 2 ? good.len - 1 : good.len;
+        buf_clear(&now);
+        CHECK_ERR(buf_append(&now, good.data, len), ERR_OK);
+        if (i >= 3)
+            now.data[turned[i - 3]] ^= 4;
+        CHECK_OK(file_write_atomic(path, now.data != NULL ? now.data : "", len, &why), why);
+        CHECK_INT(start_with_cache(&o), 0);
+        CHECK(start_with_cache(&o) > 24); /* it was made anew */
+        find_file(dir, path);
+    }
+    unlink(path);
+    CHECK(mkdir(path, 0700) == 0); /* in its place what is no file */
+    CHECK_INT(start_with_cache(&o), 0);
+    rmdir(path);
+    CHECK(rmdir(dir) == 0);
+    CHECK_OK(file_write_atomic(dir, "a file", 6, &why), why); /* no directory can be made */
+    CHECK_INT(start_with_cache(&o), 0);
+    unlink(dir);
+    snprintf(dir, sizeof dir, "%s/not", base);
+    rmdir(dir);
+    rmdir(base);
+    o.cache_dir = "/proc/octoflow"; /* nor here */
+    CHECK_INT(start_with_cache(&o), 0);
+    buf_free(&good);
+    buf_free(&now);
+}
+
 static void test_hash(const struct gpu_options *o)
 {
     struct err_msg why = {""};
@@ -313,6 +404,7 @@ int main(void)
     test_transfers(&o);
     test_two_in_flight(&o);
     test_hash(&o);
+    test_cache(o);
     test_faults(&o);
     return check_report();
 }
