@@ -15,8 +15,9 @@
  *   weight tiles: f16 [rows / 16][k / 32][2][32 lanes][8]: half 0 is row g of a tile, half 1 row g + 8; a lane's octet
  *   row tiles (activations): f16 [rows / 8][k / 32][32 lanes][8]: see tile_place()
  *
- * MATRIX_LAYOUT: only that. MATRIX_NV: GL_NV_cooperative_matrix. Otherwise the same product by shared memory and fma, for devices and tests
- * without such units: the shader defines WARPS, the warps of its workgroup, before, and all warps of a workgroup must come to every product together (UNIFORM_WARPS). */
+ * MATRIX_LAYOUT: only that. MATRIX_NV: GL_NV_cooperative_matrix. Otherwise the same product by shared memory and fma,
+ * for devices and tests without such units: the shader defines WARPS, the warps of its workgroup, before, and all warps
+ * of a workgroup must come to every product together (UNIFORM_WARPS). */
 #ifndef OCTO_MATRIX_GLSL
 #define OCTO_MATRIX_GLSL
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -102,7 +103,8 @@ vec4 product(uvec2 low, uvec2 high, uvec2 b, vec4 c)
     emulated_a[warp + lane] = uvec4(low, high);
     emulated_b[warp + lane] = b;
     barrier();
-    for (uint k = 0; k < 16; k++) {
+    uint depth = min(gl_NumWorkGroups.x, 1) * 16; /* 16; a compiler that knew would unroll, and take minutes */
+    for (uint k = 0; k < depth; k++) {
         uvec4 row = emulated_a[warp + lane / 4 * 4 + k % 8 / 2];
         float x = half_at(k < 8 ? row.x : row.y, k % 2), y = half_at(k < 8 ? row.z : row.w, k % 2);
         uvec2 column = emulated_b[warp + k % 8 * 4 + lane % 4];
