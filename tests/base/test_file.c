@@ -188,12 +188,12 @@ static const char *cache_dir(const char *own, const char *systemd, const char *x
 static void test_cache_dir(void)
 {
     char longer[200];
-    CHECK_STR(cache_dir("/own", "/systemd", "/xdg", "/home/x"), "/own");
-    CHECK_STR(cache_dir("", "/systemd", "/xdg", "/home/x"), "none");
-    CHECK_STR(cache_dir(NULL, "/systemd", "/xdg", "/home/x"), "/systemd");
+    CHECK_STR(cache_dir("/own", "/systemd", "/xdg", "/h"), "/own");
+    CHECK_STR(cache_dir("", "/systemd", "/xdg", "/h"), "none");
+    CHECK_STR(cache_dir(NULL, "/systemd", "/xdg", "/h"), "/systemd");
     CHECK_STR(cache_dir(NULL, "/one:/two", NULL, NULL), "/one");
-    CHECK_STR(cache_dir(NULL, NULL, "/xdg", "/home/x"), "/xdg/octoflow");
-    CHECK_STR(cache_dir(NULL, NULL, "relative", "/home/x"), "/home/x/.cache/octoflow");
+    CHECK_STR(cache_dir(NULL, NULL, "/xdg", "/h"), "/xdg/octoflow");
+    CHECK_STR(cache_dir(NULL, NULL, "relative", "/h"), "/h/.cache/octoflow");
     CHECK_STR(cache_dir(NULL, NULL, "", NULL), "none");
     CHECK_STR(cache_dir(NULL, NULL, NULL, NULL), "none");
     memset(longer, 'x', sizeof longer);
