@@ -20,7 +20,7 @@ LAYERS = {
     "broker": {"base", "proto"},
     "worker": {"base", "proto", "model", "engine"},
     "client": {"base", "proto", "model"},
-    "bench": {"base", "model", "engine"},
+    "bench": {"base", "model", "engine", "shaders"},
 }
 # Libraries: header pattern -> the only folders that may include it.
 LIBRARIES = {
