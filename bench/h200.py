@@ -3,8 +3,8 @@
 
 Runs on a bare GPU host: Python's standard library, octoflow-bench and a model file. The scaling rows need --synth DIR
 (a folder for synthetic models; 1.5B and 7B shapes are written there: 6 GB). --trained FILE --golden DIR adds
-perplexity, logits and the invariance test with real weights. A step that fails is named in "failed" and the exit status is 1: its
-numbers are missing then, never 0. make_results.py writes RESULTS.md from the file."""
+perplexity, logits and the invariance test with real weights. A step that fails is named in "failed" and the exit status
+is 1: its numbers are missing then, never 0. make_results.py writes RESULTS.md from the file."""
 import argparse
 import json
 import os

@@ -140,9 +140,9 @@ def page(r, price):
     yield from main_table(r)
     yield "Sampled: temperature 0.8, top-p 0.95, on the device. Decode: tokens/s while all sequences decode. Mixed: " \
           "output tokens/s from the first step to the last token. llama.cpp: September 2026, CUDA (and Vulkan), " \
-          "flash attention on, one H200, a synthetic file of this shape; its mixed load is llama-server with 256 slots, " \
-          "greedy. The limit: bytes over the measured read bandwidth or FLOPs over the measured matrix rate, the " \
-          "longer of both; weights are counted as the file has them, once a step."
+          "flash attention on, one H200, a synthetic file of this shape; its mixed load is llama-server with 256 " \
+          "slots, greedy. The limit: bytes over the measured read bandwidth or FLOPs over the measured matrix rate, " \
+          "the longer of both; weights are counted as the file has them, once a step."
     yield ""
     drop = r.get("worst_drop_percent")
     yield "Largest fall of total tokens/s from n to n + 1 sequences (command `range`): " + \
