@@ -91,11 +91,13 @@ static enum err create_sequences(struct engine *e, struct err_msg *why)
     e->order = calloc(n, sizeof *e->order);
     e->events = calloc(n, sizeof *e->events);
     e->plan.rows = calloc(e->max_rows, sizeof *e->plan.rows);
-    if (e->slots == NULL || e->order == NULL || e->events == NULL || e->plan.rows == NULL)
+    e->flight.rows = calloc(e->max_rows, sizeof *e->flight.rows);
+    e->flight.half = 1;
+    if (e->slots == NULL || e->order == NULL || e->events == NULL || e->plan.rows == NULL ||
+        e->flight.rows == NULL)
         return err_set(why, ERR_NOMEM, "out of memory for %u sequences", n);
     for (uint32_t i = 0; i < n; i++) {
         struct sequence *s = &e->slots[i];
-        s->slot = i;
         s->tokens = malloc(e->info.max_ctx * sizeof *s->tokens);
         s->pages = malloc(e->pages_stride * sizeof *s->pages);
         if (s->tokens == NULL || s->pages == NULL)
@@ -135,7 +137,8 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r != ERR_OK)
         goto fail;
     if (memory_uses_matrix(e))
-        r = matrix_create(e->gpu, m->head_size, o->family == ENGINE_EMULATED, &e->matrix, why);
+        r = matrix_create(e->gpu, m->head_size, m->n_embd, o->family == ENGINE_EMULATED, &e->matrix,
+                          why);
     if (r != ERR_OK)
         goto fail;
     memory_size_step(e);
@@ -179,7 +182,8 @@ void engine_destroy(struct engine **e_ptr)
                                         &e->expert_tiles,
                                         &e->expert_out,
                                         &e->angles,
-                                        &e->step_host,
+                                        &e->step_host[0],
+                                        &e->step_host[1],
                                         &e->step_device,
                                         &e->x,
                                         &e->normed,
@@ -193,10 +197,12 @@ void engine_destroy(struct engine **e_ptr)
                                         &e->hidden,
                                         &e->logits,
                                         &e->tokens_device,
-                                        &e->tokens_host,
+                                        &e->tokens_host[0],
+                                        &e->tokens_host[1],
                                         &e->logits_host,
                                         &e->logprobs_device,
-                                        &e->logprobs_host};
+                                        &e->logprobs_host[0],
+                                        &e->logprobs_host[1]};
         for (size_t i = 0; i < ARRAY_LEN(buffers); i++)
             gpu_buffer_destroy(e->gpu, buffers[i]);
         for (uint32_t i = 0; e->kv_buffers != NULL && i < e->model->n_layer; i++)
@@ -218,6 +224,7 @@ void engine_destroy(struct engine **e_ptr)
     free(e->order);
     free(e->events);
     free(e->plan.rows);
+    free(e->flight.rows);
     free(e);
     *e_ptr = NULL;
 }

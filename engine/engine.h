@@ -120,7 +120,8 @@ struct engine_request {
  * already. */
 enum err engine_add(struct engine *e, const struct engine_request *r,
                     struct err_msg *why) MUST_CHECK;
-/* Ends a sequence (cancel, or a stop string was found). Unknown ids are ignored. */
+/* Ends a sequence (cancel, or a stop string was found): no event of it comes any more. Unknown ids
+ * are ignored. */
 void engine_remove(struct engine *e, uint64_t id);
 /* Test hook: takes a live sequence's pages away now, as running out of them would. */
 void engine_preempt(struct engine *e, uint64_t id);
@@ -151,11 +152,17 @@ struct engine_step_stats {
     uint32_t decode_tokens;
     uint32_t running, waiting; /* sequences after the step */
     uint64_t gpu_ns;           /* time on the device (0: no time stamps) */
-    uint64_t wall_ns;
+    uint64_t wall_ns;          /* of the call */
+    bool ahead;                /* the device works on the next step already */
 };
 
-/* One step. *ret_events is valid until the next call. Nothing to do: ERR_AGAIN. ERR_DEVICE: the
- * device is gone; every sequence can be added again on a new engine. */
+/* One step. The device is kept one step ahead of the host: a call submits the next step, then waits
+ * for the one before; events and stats are that one's. So a call may return no events, and zeros
+ * where there was nothing before; a token that ends a sequence may be noticed when the device is
+ * one token further, which is dropped. With logits_fn, or on a device without time stamps, a call
+ * waits for the step that it submitted.
+ * *ret_events is valid until the next call. Nothing live and nothing in flight: ERR_AGAIN.
+ * ERR_DEVICE: the device is gone; every sequence can be added again on a new engine. */
 enum err engine_step(struct engine *e, const struct engine_event **ret_events, size_t *ret_count,
                      struct engine_step_stats *ret_stats, struct err_msg *why) MUST_CHECK;
 
@@ -168,7 +175,7 @@ struct engine_profile_row {
 };
 size_t engine_profile(const struct engine *e, const struct engine_profile_row **ret_rows);
 
-uint32_t engine_live(const struct engine *e); /* sequences added and not finished */
+uint32_t engine_live(const struct engine *e); /* sequences whose last event is to come */
 uint64_t
 engine_kv_tokens_free(const struct engine *e); /* cached pages that may be evicted count as free */
 uint64_t engine_preemptions(const struct engine *e);

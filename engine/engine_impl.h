@@ -32,17 +32,21 @@ enum { PROFILE_ROWS = 32, MAX_MARKS = 1024 };
  *      +------ out of pages ---------+   (its tokens stay, its pages go)
  *
  * WAITING: pages_count == 0, computed == 0.
- * ACTIVE:  pages cover at least `computed` tokens; computed < tokens_count. One token short of all:
- * it decodes; more: it prefills. */
+ * ACTIVE:  pages cover at least `computed` tokens, of which those of the step in flight are being
+ * computed. tokens_count + pending - computed == 1: it decodes; more: it prefills.
+ *
+ * The step in flight may be drawing the next token (pending == 1): its place is known, its id is
+ * not. A decode can be planned behind it all the same: the device hands the id on. */
 struct sequence {
     uint64_t id;
     uint64_t arrival; /* order of engine_add: older ones keep their pages */
-    uint32_t slot;    /* row of the page table */
     bool active;
-    uint32_t *tokens; /* prompt, then completion; capacity max_ctx */
-    uint32_t tokens_count;
+    uint32_t *tokens;      /* prompt, then completion; capacity max_ctx */
+    uint32_t tokens_count; /* those that the host knows */
+    uint32_t pending;      /* drawn by steps in flight; 2 only within engine_step() */
+    uint32_t drawn_at;     /* of the last of them: index into tokens_device */
     uint32_t prompt_count;
-    uint32_t computed;     /* tokens whose K and V are in the pages */
+    uint32_t computed;     /* tokens whose K and V are in the pages when all submitted steps ran */
     uint32_t cached_count; /* of the prompt, at first admission */
     bool admitted_before;
     uint32_t *pages; /* capacity max_ctx / PAGE_TOKENS rounded up */
@@ -64,20 +68,23 @@ struct step_layout {
     uint64_t logit_idx;     /* uint [max_rows]: row of each row that gets logits */
     uint64_t samples;       /* struct sample_row [max_rows] */
     uint64_t tasks;         /* uint [max_rows][2]: attention's, matrix family */
-    uint64_t pages;         /* uint [max_seqs][pages_stride] */
-    uint64_t banned;        /* uint [max_seqs * MAX_BANS] */
-    uint64_t edits;         /* struct logit_edit [max_edits] */
+    uint64_t pages;  /* uint [max_seqs][pages_stride]; of a step, [its sequences][step_stride] */
+    uint64_t banned; /* uint [max_seqs * MAX_BANS] */
+    uint64_t edits;  /* struct logit_edit [max_edits] */
     uint64_t total;
 };
 
 struct step_row {
     struct sequence *seq;
+    uint64_t arrival; /* seq->arrival then: another one now, and the sequence is gone */
     uint32_t position;
     bool samples;
 };
 
+/* A step, from its planning until its results were taken. */
 struct plan {
     struct step_row *rows; /* [max_rows] */
+    uint32_t half;         /* which of the host's buffers are its own */
     uint32_t rows_count;
     uint32_t decode_rows;
     uint32_t prefill_rows;
@@ -136,23 +143,23 @@ struct engine {
     uint32_t max_rows;       /* rows a step */
     uint32_t max_logit_rows; /* rows of one head pass */
     uint32_t max_edits;      /* a step: at least those of one longest sequence */
-    uint32_t pages_stride;
-    uint32_t page_bytes; /* of one layer */
+    uint32_t pages_stride;   /* pages of a longest sequence */
+    uint32_t page_bytes;     /* of one layer */
     struct step_layout layout;
 
     /* Device memory. Activations are F32 [max_rows][...]. */
     struct gpu_buffer *kv_buffers; /* [n_layer] */
     struct gpu_buffer angles, angles_local;
-    struct gpu_buffer step_host, step_device;
+    struct gpu_buffer step_host[2], step_device; /* [2]: by plan.half */
     struct gpu_buffer x, normed, qkv, attn, gate_up, hidden;
     /* Matrix family: f16 row tiles [max_rows][n_embd], [n_head * head_size], [n_ff]; q as f16 rows.
      */
     struct gpu_buffer embd_tiles, attn_tiles, ff_tiles, q;
     struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
-    struct gpu_buffer logits;                         /* [max_logit_rows][n_vocab] */
-    struct gpu_buffer tokens_device, tokens_host;     /* uint [max_rows]: sampled ids */
-    struct gpu_buffer logprobs_device, logprobs_host; /* struct logprob_row [max_rows] */
-    struct gpu_buffer logits_host;                    /* only with logits_fn: [max_rows][n_vocab] */
+    struct gpu_buffer logits;                            /* [max_logit_rows][n_vocab] */
+    struct gpu_buffer tokens_device, tokens_host[2];     /* uint [max_rows]: sampled ids */
+    struct gpu_buffer logprobs_device, logprobs_host[2]; /* struct logprob_row [max_rows] */
+    struct gpu_buffer logits_host; /* only with logits_fn: [max_rows][n_vocab] */
 
     /* Sequences. */
     struct kv *kv;
@@ -161,9 +168,11 @@ struct engine {
     uint32_t live;
     uint64_t arrivals;
     uint64_t preemptions;
-    struct plan plan;
+    struct plan plan;   /* the step being built */
+    struct plan flight; /* the one submitted before it; rows_count 0: none */
     struct engine_event *events;
-    uint32_t logit_rows;            /* of the step in flight */
+    uint32_t step_stride;           /* of the step being built: of its page table */
+    uint32_t logit_rows;            /* of it */
     uint32_t edits_count;           /* written for it */
     uint32_t logprob_rows;          /* of logit_rows */
     uint32_t tasks_few, tasks_many; /* attention's, few first */
@@ -213,8 +222,11 @@ void sequence_end(struct engine *e, struct sequence *s);
 
 /* plan.c */
 void plan_step(struct engine *e);
-/* After the forward pass: moves `computed` on and makes full pages findable. */
+/* After e->plan was submitted: its rows count as computed, its draws are pending. */
 void plan_commit(struct engine *e);
+/* Makes pages findable that are full of known tokens. Those that find one read it in a later step,
+ * so it may be in flight still. */
+void plan_publish(struct engine *e);
 void sequence_drop_pages(struct engine *e, struct sequence *s);
 
 /* forward.c: records the pass over e->plan between gpu_begin and gpu_submit. */

@@ -123,7 +123,7 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
                              .n_head_kv = m->n_head_kv,
                              .head_size = m->head_size,
                              .rope_dims = m->rope_dims,
-                             .pages_stride = e->pages_stride,
+                             .pages_stride = e->step_stride,
                              .page_bytes = e->page_bytes,
                              .adjacent = m->rope_pairs_adjacent};
     kernel_rope(e->kernels, &rope);
@@ -139,7 +139,7 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
                                  .n_head_kv = m->n_head_kv,
                                  .head_size = m->head_size,
                                  .qkv_stride = (m->n_head + 2 * m->n_head_kv) * m->head_size,
-                                 .pages_stride = e->pages_stride,
+                                 .pages_stride = e->step_stride,
                                  .page_bytes = e->page_bytes,
                                  .scale = m->attn_scale,
                                  .softcap = m->attn_softcap,
@@ -333,6 +333,7 @@ void forward_record(struct engine *e)
 
     struct push_embed embed = {.table = e->weights.token_embd.address,
                                .ids = e->step_device.address + e->layout.ids,
+                               .drawn = e->tokens_device.address,
                                .out = e->x.address,
                                .rows = rows,
                                .n_embd = m->n_embd,

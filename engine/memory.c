@@ -117,7 +117,8 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
     if (matrix)
         halves = (div_up(e->max_rows, MATRIX_PAD_ROWS) + 1) * MATRIX_PAD_ROWS * sizeof(uint16_t);
     const struct engine_buffer table[] = {
-        {&e->step_host, GPU_UPLOAD, e->layout.total, "step input"},
+        {&e->step_host[0], GPU_UPLOAD, e->layout.total, "step input"},
+        {&e->step_host[1], GPU_UPLOAD, e->layout.total, "step input"},
         {&e->step_device, GPU_DEVICE, e->layout.total, "step input"},
         {&e->x, GPU_DEVICE, row * m->n_embd, "residual stream"},
         {&e->normed, GPU_DEVICE, row * m->n_embd, "normalized rows"},
@@ -137,10 +138,13 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
         {&e->expert_out, GPU_DEVICE, pairs * m->n_embd, "experts"},
         {&e->logits, GPU_DEVICE, e->max_logit_rows * logits, "logits"},
         {&e->tokens_device, GPU_DEVICE, ids, "sampled ids"},
-        {&e->tokens_host, GPU_READBACK, ids, "sampled ids"},
+        {&e->tokens_host[0], GPU_READBACK, ids, "sampled ids"},
+        {&e->tokens_host[1], GPU_READBACK, ids, "sampled ids"},
         {&e->logprobs_device, GPU_DEVICE, e->max_rows * sizeof(struct logprob_row),
          "log-probabilities"},
-        {&e->logprobs_host, GPU_READBACK, e->max_rows * sizeof(struct logprob_row),
+        {&e->logprobs_host[0], GPU_READBACK, e->max_rows * sizeof(struct logprob_row),
+         "log-probabilities"},
+        {&e->logprobs_host[1], GPU_READBACK, e->max_rows * sizeof(struct logprob_row),
          "log-probabilities"},
         {&e->logits_host, GPU_READBACK, e->options.logits_fn != NULL ? e->max_rows * logits : 0,
          "logits copy"},

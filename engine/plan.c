@@ -3,7 +3,12 @@
  * Decodes first (one row each), then prefill chunks in order of arrival up to chunk_tokens rows.
  * Pages are taken as needed; out of pages the youngest sequence loses its own and waits. The oldest
  * can always go on, since the cache holds at least one longest sequence: so every step moves
- * something. Nothing here changes what a sequence computes, only when (engine.h: same bytes). */
+ * something.
+ *
+ * A step is planned while the one before runs. Where that draws a token, a decode is planned behind
+ * it (engine_impl.h), unless the token is known to be the last, or the next draw depends on which
+ * one it is (penalties, bad words): such a sequence waits a step. Nothing here changes what a
+ * sequence computes, only when (engine.h: same bytes). */
 #include <assert.h>
 #include <string.h>
 
@@ -63,16 +68,30 @@ static bool edits_fit(const struct engine *e, const struct sequence *s)
     return sampling_edits(s->more, &edits) <= e->max_edits - e->plan.edits;
 }
 
+/* Tokens that there are when the step in flight has ended. */
+static uint32_t tokens_ahead(const struct sequence *s)
+{
+    return s->tokens_count + s->pending;
+}
+
+/* The token that is being drawn is the last, or has to be known before the next is drawn. */
+static bool waits_for_token(const struct engine *e, const struct sequence *s)
+{
+    return s->pending > 0 && (s->more != NULL || tokens_ahead(s) >= s->tokens_limit ||
+                              tokens_ahead(s) >= e->info.max_ctx);
+}
+
 static void plan_rows(struct engine *e, struct sequence *s, uint32_t count)
 {
     struct plan *p = &e->plan;
     const struct logit_edit *edits;
-    if (s->computed + count == s->tokens_count)
+    if (s->computed + count == tokens_ahead(s))
         p->edits += sampling_edits(s->more, &edits);
     s->planned = count;
     for (uint32_t i = 0; i < count; i++) {
         uint32_t position = s->computed + i;
-        p->rows[p->rows_count++] = (struct step_row){s, position, position == s->tokens_count - 1};
+        p->rows[p->rows_count++] =
+            (struct step_row){s, s->arrival, position, position == tokens_ahead(s) - 1};
     }
 }
 
@@ -86,7 +105,7 @@ static bool prefix_is_coming(const struct engine *e, const struct sequence *s,
         return false;
     for (uint32_t i = 0; i < e->live; i++) {
         const struct sequence *o = e->order[i];
-        if (o != s && o->active && o->tokens_count - o->computed > 1 && o->tokens_count >= want &&
+        if (o != s && o->active && o->tokens_count > o->computed + 1 && o->tokens_count >= want &&
             o->computed < want && memcmp(o->tokens, s->tokens, want * sizeof *s->tokens) == 0)
             return true;
     }
@@ -136,9 +155,10 @@ static void plan_decodes(struct engine *e)
 {
     for (uint32_t i = 0; i < e->live; i++) {
         struct sequence *s = e->order[i];
-        if (!s->active || s->tokens_count - s->computed != 1 || !edits_fit(e, s))
+        if (!s->active || tokens_ahead(s) - s->computed != 1 || waits_for_token(e, s) ||
+            !edits_fit(e, s))
             continue;
-        if (ensure_pages(e, s, s->tokens_count)) {
+        if (ensure_pages(e, s, tokens_ahead(s))) {
             plan_rows(e, s, 1);
         } else {
             sequence_drop_pages(e, s);
@@ -158,6 +178,10 @@ static void plan_prefills(struct engine *e)
         active += e->order[i]->active;
     for (uint32_t i = 0; i < e->live && budget > 0; i++) {
         struct sequence *s = e->order[i];
+        if (s->pending > 0) { /* decodes, or waits for its token before it comes in again */
+            room = room && s->active;
+            continue;
+        }
         if (s->planned > 0)
             continue;
         if (!s->active) {
@@ -196,13 +220,24 @@ void plan_step(struct engine *e)
 
 void plan_commit(struct engine *e)
 {
-    for (uint32_t i = 0; i < e->live; i++) {
+    uint32_t logit_rows = 0;
+    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
+        struct sequence *s = e->plan.rows[r].seq;
+        s->computed++;
+        if (e->plan.rows[r].samples) {
+            s->pending++;
+            s->drawn_at = logit_rows;
+        }
+        logit_rows += e->plan.rows[r].samples || e->options.logits_all;
+    }
+}
+
+void plan_publish(struct engine *e)
+{
+    for (uint32_t i = 0; i < e->live && !e->options.no_prefix_cache; i++) {
         struct sequence *s = e->order[i];
-        s->computed += s->planned;
-        s->planned = 0;
-        if (e->options.no_prefix_cache)
-            continue;
-        while ((s->published + 1) * PAGE_TOKENS <= s->computed) {
+        uint32_t known = (uint32_t)min_u64(s->computed, s->tokens_count);
+        while ((s->published + 1) * PAGE_TOKENS <= known) {
             const uint32_t *tokens = &s->tokens[(size_t)s->published * PAGE_TOKENS];
             s->chain = kv_chain(s->chain, tokens);
             kv_publish(e->kv, s->pages[s->published], s->chain, tokens);

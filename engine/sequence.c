@@ -74,7 +74,6 @@ enum err engine_add(struct engine *e, const struct engine_request *r, struct err
     *s = (struct sequence){
         .id = r->id,
         .arrival = ++e->arrivals,
-        .slot = s->slot,
         .tokens = tokens,
         .pages = pages,
         .prompt_count = (uint32_t)r->prompt_count,

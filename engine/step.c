@@ -1,5 +1,6 @@
 /* The step: what plan.c planned is written into the step's input, run as forward.c recorded it, and
- * read back as events. */
+ * read back as events. A step is planned, recorded and submitted while the one before it runs: the
+ * device does not wait for the host between them. */
 #include <assert.h>
 #include <string.h>
 
@@ -11,13 +12,13 @@
 static void write_sample(struct engine *e, const struct sequence *s, struct sample_row *sample,
                          uint32_t *banned_count)
 {
-    char *host = e->step_host.mapped;
+    char *host = e->step_host[e->plan.half].mapped;
     uint32_t *banned = (uint32_t *)(host + e->layout.banned) + *banned_count;
     struct logit_edit *edits = (struct logit_edit *)(host + e->layout.edits) + e->edits_count;
-    uint32_t completed = s->tokens_count - s->prompt_count, bans = 0;
+    uint32_t completed = s->tokens_count + s->pending - s->prompt_count, bans = 0;
     const struct logit_edit *own;
     *sample = s->sampling;
-    sample->position = s->tokens_count;
+    sample->position = s->tokens_count + s->pending;
     sample->banned_begin = *banned_count;
     if (completed < s->min_tokens) {
         memcpy(banned, s->stop_tokens, s->stop_tokens_count * sizeof *banned);
@@ -35,24 +36,41 @@ static void write_sample(struct engine *e, const struct sequence *s, struct samp
     e->logprob_rows += sample->logprobs > 0;
 }
 
-/* Writes the planned rows into the host's copy of the step input; returns the bytes that have to
- * travel, edits apart. */
-static uint64_t write_step(struct engine *e)
+/* The page table has a row for each sequence of the step, one after the other. Returns its bytes.
+ */
+static uint64_t write_pages(struct engine *e, uint32_t *seq, uint32_t *table)
 {
-    char *host = e->step_host.mapped;
+    const struct step_row *rows = e->plan.rows;
+    uint32_t count = 0;
+    e->step_stride = 0;
+    for (uint32_t r = 0; r < e->plan.rows_count; r++)
+        e->step_stride = (uint32_t)max_u64(e->step_stride, rows[r].seq->pages_count);
+    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
+        const struct sequence *s = rows[r].seq;
+        if (r == 0 || rows[r - 1].seq != s)
+            memcpy(&table[(size_t)count++ * e->step_stride], s->pages,
+                   s->pages_count * sizeof *table);
+        seq[r] = count - 1;
+    }
+    return (uint64_t)count * e->step_stride * sizeof *table;
+}
+
+/* Writes the planned rows into the host's copy of the step input, and records how they travel. */
+static void write_step(struct engine *e)
+{
+    const struct gpu_buffer *from = &e->step_host[e->plan.half];
+    char *host = from->mapped;
     uint32_t *ids = (uint32_t *)(host + e->layout.ids), *pos = (uint32_t *)(host + e->layout.pos);
-    uint32_t *seq = (uint32_t *)(host + e->layout.seq),
-             *idx = (uint32_t *)(host + e->layout.logit_idx);
+    uint32_t *idx = (uint32_t *)(host + e->layout.logit_idx), banned_count = 0;
     struct sample_row *samples = (struct sample_row *)(host + e->layout.samples);
-    uint32_t *table = (uint32_t *)(host + e->layout.pages), banned_count = 0;
 
     e->logit_rows = e->edits_count = e->logprob_rows = 0;
     for (uint32_t r = 0; r < e->plan.rows_count; r++) {
         const struct step_row *row = &e->plan.rows[r];
-        struct sequence *s = row->seq;
-        ids[r] = s->tokens[row->position];
+        const struct sequence *s = row->seq;
+        ids[r] =
+            row->position < s->tokens_count ? s->tokens[row->position] : EMBED_DRAWN | s->drawn_at;
         pos[r] = row->position;
-        seq[r] = s->slot;
         if (!row->samples && !e->options.logits_all)
             continue;
         struct sample_row *sample = &samples[e->logit_rows];
@@ -63,36 +81,39 @@ static uint64_t write_step(struct engine *e)
     }
     if (e->matrix != NULL)
         forward_matrix_plan(e, host);
-    for (uint32_t i = 0; i < e->live; i++) {
-        const struct sequence *s = e->order[i];
-        if (s->planned > 0)
-            memcpy(&table[(size_t)s->slot * e->pages_stride], s->pages,
-                   s->pages_count * sizeof *table);
-    }
-    return e->layout.banned + banned_count * sizeof(uint32_t);
+    uint64_t pages_bytes =
+        write_pages(e, (uint32_t *)(host + e->layout.seq), (uint32_t *)(host + e->layout.pages));
+    const struct {
+        uint64_t offset, bytes;
+    } parts[] = {{0, e->layout.pages + pages_bytes},
+                 {e->layout.banned, banned_count * sizeof(uint32_t)},
+                 {e->layout.edits, e->edits_count * sizeof(struct logit_edit)}};
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+        gpu_copy(e->gpu, from, parts[i].offset, &e->step_device, parts[i].offset, parts[i].bytes);
 }
 
-static enum err run_step(struct engine *e, struct err_msg *why)
+static enum err submit_step(struct engine *e, struct err_msg *why)
 {
     enum err r = gpu_begin(e->gpu, why);
     if (r != ERR_OK)
         return r;
     gpu_mark(e->gpu, "begin");
-    gpu_copy(e->gpu, &e->step_host, 0, &e->step_device, 0, write_step(e));
-    if (e->edits_count > 0)
-        gpu_copy(e->gpu, &e->step_host, e->layout.edits, &e->step_device, e->layout.edits,
-                 e->edits_count * sizeof(struct logit_edit));
+    write_step(e);
     gpu_barrier(e->gpu);
     forward_record(e);
     if (e->logit_rows > 0)
-        gpu_copy(e->gpu, &e->tokens_device, 0, &e->tokens_host, 0,
+        gpu_copy(e->gpu, &e->tokens_device, 0, &e->tokens_host[e->plan.half], 0,
                  e->logit_rows * sizeof(uint32_t));
     if (e->logprob_rows > 0)
-        gpu_copy(e->gpu, &e->logprobs_device, 0, &e->logprobs_host, 0,
+        gpu_copy(e->gpu, &e->logprobs_device, 0, &e->logprobs_host[e->plan.half], 0,
                  e->logit_rows * sizeof(struct logprob_row));
     gpu_mark(e->gpu, "end");
     r = gpu_submit(e->gpu, why);
-    return r == ERR_OK ? gpu_wait(e->gpu, why) : r;
+    if (r != ERR_OK)
+        return r;
+    plan_commit(e);
+    plan_publish(e);
+    return ERR_OK;
 }
 
 static enum engine_finish take_token(struct engine *e, struct sequence *s, uint32_t token)
@@ -109,26 +130,29 @@ static enum engine_finish take_token(struct engine *e, struct sequence *s, uint3
 }
 
 /* Hands out logits and tokens of the step that has run; ends what is finished. */
-static size_t collect(struct engine *e)
+static size_t take_results(struct engine *e, const struct plan *plan)
 {
-    const uint32_t *tokens = e->tokens_host.mapped;
-    const struct engine_logprobs *logprobs = e->logprobs_host.mapped;
+    const uint32_t *tokens = e->tokens_host[plan->half].mapped;
+    const struct engine_logprobs *logprobs = e->logprobs_host[plan->half].mapped;
     static_assert(sizeof *logprobs == sizeof(struct logprob_row), "what the shader writes");
     size_t events = 0;
     uint32_t logit_row = 0;
-    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
-        const struct step_row *row = &e->plan.rows[r];
+    for (uint32_t r = 0; r < plan->rows_count; r++) {
+        const struct step_row *row = &plan->rows[r];
         struct sequence *s = row->seq;
         if (!row->samples && !e->options.logits_all)
+            continue;
+        uint32_t at = logit_row++, token = tokens[at], wanted = s->sampling.logprobs;
+        if (s->arrival != row->arrival) /* stopped by the token before, or removed */
             continue;
         if (e->options.logits_fn != NULL) {
             const float *logits = e->logits_host.mapped;
             e->options.logits_fn(e->options.logits_user, s->id, row->position,
-                                 logits + (size_t)logit_row * e->model->n_vocab);
+                                 logits + (size_t)at * e->model->n_vocab);
         }
-        uint32_t at = logit_row++, token = tokens[at], wanted = s->sampling.logprobs;
         if (!row->samples)
             continue;
+        s->pending--;
         struct engine_event *ev = &e->events[events++];
         *ev = (struct engine_event){.id = s->id,
                                     .token = token,
@@ -141,6 +165,7 @@ static size_t collect(struct engine *e)
         if (ev->finish != ENGINE_RUNNING)
             sequence_end(e, s);
     }
+    plan_publish(e);
     return events;
 }
 
@@ -174,33 +199,64 @@ size_t engine_profile(const struct engine *e, const struct engine_profile_row **
     return e->profile_count;
 }
 
+static enum err collect(struct engine *e, const struct plan *plan, size_t *ret_count,
+                        struct engine_step_stats *ret_stats, struct err_msg *why)
+{
+    enum err r = gpu_wait(e->gpu, why);
+    if (r != ERR_OK)
+        return r;
+    *ret_count = take_results(e, plan);
+    uint32_t running = 0;
+    for (uint32_t i = 0; i < e->live; i++)
+        running += e->order[i]->active;
+    *ret_stats = (struct engine_step_stats){.prefill_tokens = plan->prefill_rows,
+                                            .decode_tokens = plan->decode_rows,
+                                            .running = running,
+                                            .waiting = e->live - running,
+                                            .gpu_ns = step_gpu_ns(e)};
+    return ERR_OK;
+}
+
+/* The logits on the host are one step's. Without time stamps a step's time is that of the call, which
+ * nothing may overlap then. */
+static bool runs_ahead(const struct engine *e)
+{
+    return e->options.logits_fn == NULL && gpu_timestamp_ns(e->gpu) > 0;
+}
+
 enum err engine_step(struct engine *e, const struct engine_event **ret_events, size_t *ret_count,
                      struct engine_step_stats *ret_stats, struct err_msg *why)
 {
-    if (e->live == 0)
-        return err_set(why, ERR_AGAIN, "no sequences");
+    struct engine_step_stats stats = {0};
     uint64_t start_ns = clock_mono_ns();
+    enum err r = ERR_OK;
+    size_t count = 0;
+    if (e->live == 0 && e->flight.rows_count == 0)
+        return err_set(why, ERR_AGAIN, "no sequences");
     plan_step(e);
-    if (e->plan.rows_count == 0)
+    bool flies = e->flight.rows_count > 0;
+    if (e->plan.rows_count == 0 && !flies)
         return err_set(why, ERR_INTERNAL,
                        "no sequence can go on: %u live, %u of %u KV pages available", e->live,
                        kv_available(e->kv), kv_pages(e->kv));
-    enum err r = run_step(e, why);
+    if (e->plan.rows_count > 0)
+        r = submit_step(e, why);
+    if (r == ERR_OK && flies)
+        r = collect(e, &e->flight, &count, &stats, why);
+    if (r == ERR_OK && !flies && !runs_ahead(e)) {
+        r = collect(e, &e->plan, &count, &stats, why);
+        e->plan.rows_count = 0;
+    }
     if (r != ERR_OK)
         return r;
-    plan_commit(e);
-    *ret_count = collect(e);
+    struct plan done = e->flight;
+    e->flight = e->plan;
+    e->plan = done;
+    stats.ahead = e->flight.rows_count > 0;
+    stats.wall_ns = clock_mono_ns() - start_ns;
     *ret_events = e->events;
-    if (ret_stats != NULL) {
-        uint32_t running = 0;
-        for (uint32_t i = 0; i < e->live; i++)
-            running += e->order[i]->active;
-        *ret_stats = (struct engine_step_stats){.prefill_tokens = e->plan.prefill_rows,
-                                                .decode_tokens = e->plan.decode_rows,
-                                                .running = running,
-                                                .waiting = e->live - running,
-                                                .gpu_ns = step_gpu_ns(e),
-                                                .wall_ns = clock_mono_ns() - start_ns};
-    }
+    *ret_count = count;
+    if (ret_stats != NULL)
+        *ret_stats = stats;
     return ERR_OK;
 }

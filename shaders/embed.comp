@@ -1,5 +1,5 @@
 #version 460
-/* out[r, :] = table[ids[r], :], dequantized. One invocation writes a group of values. */
+/* out[r, :] = table[id of r, :], dequantized. One invocation writes a group of values. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #define LOAD_BY_64_BITS false
@@ -13,7 +13,10 @@ void main()
     uint g = gl_GlobalInvocationID.x, r = gl_GlobalInvocationID.y;
     if (g * GROUP >= p.n_embd)
         return;
-    uint id = min(U32s(p.ids).v[r], p.n_vocab - 1);
+    uint id = U32s(p.ids).v[r];
+    if ((id & EMBED_DRAWN) != 0)
+        id = U32s(p.drawn).v[id & ~EMBED_DRAWN];
+    id = min(id, p.n_vocab - 1);
     weight_at w = weight_find(p.table, id, g / (SLICE / GROUP), p.n_embd);
     float x[GROUP];
     type_read_group(type_read_slice(w), w, g % (SLICE / GROUP), x);

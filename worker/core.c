@@ -343,7 +343,7 @@ static void count_step(struct core *c, const struct engine_step_stats *s, uint64
     *smooth = *smooth == 0 ? rate : *smooth + (rate - *smooth) / 20;
 }
 
-enum err core_step(struct core *c, uint64_t now_ns, uint64_t *ret_gpu_ns, struct err_msg *why)
+enum err core_step(struct core *c, uint64_t now_ns, struct core_step *ret, struct err_msg *why)
 {
     admit(c, now_ns);
     if (c->running == 0)
@@ -356,9 +356,11 @@ enum err core_step(struct core *c, uint64_t now_ns, uint64_t *ret_gpu_ns, struct
         return e;
     for (size_t i = 0; i < count; i++)
         take_token(c, &events[i]);
-    uint64_t gpu_ns = stats.gpu_ns != 0 ? stats.gpu_ns : stats.wall_ns;
+    /* A call in which no step ended took no device time. */
+    bool ended = stats.prefill_tokens + stats.decode_tokens > 0;
+    uint64_t gpu_ns = stats.gpu_ns != 0 || !ended ? stats.gpu_ns : stats.wall_ns;
     count_step(c, &stats, gpu_ns);
-    *ret_gpu_ns = gpu_ns;
+    *ret = (struct core_step){.gpu_ns = gpu_ns, .ahead = stats.ahead};
     return ERR_OK;
 }
 

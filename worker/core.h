@@ -52,9 +52,13 @@ void core_add(struct core *c, struct job **job);
 /* Unknown serials are ignored. */
 void core_cancel(struct core *c, uint64_t serial);
 bool core_idle(const struct core *c);
-/* Admits, runs one engine step, reports. *ret_gpu_ns: how long the device worked. ERR_AGAIN:
- * nothing to do. ERR_DEVICE: the device is lost; call core_hand_back(). */
-enum err core_step(struct core *c, uint64_t now_ns, uint64_t *ret_gpu_ns,
+struct core_step {
+    uint64_t gpu_ns; /* how long the device worked on the step that ended */
+    bool ahead;      /* it works on the next one already */
+};
+/* Admits, runs one engine step, reports. ERR_AGAIN: nothing to do. ERR_DEVICE: the device is lost;
+ * call core_hand_back(). */
+enum err core_step(struct core *c, uint64_t now_ns, struct core_step *ret,
                    struct err_msg *why) MUST_CHECK;
 /* NACKs the waiting jobs and, with running_too, those that run; `counts`: the running ones used up
  * an attempt. */

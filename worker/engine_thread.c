@@ -151,8 +151,8 @@ static void work(struct engine_thread *t)
         while (queue_pop(t->commands, &c))
             obey(t, &c);
         struct err_msg why = {{0}};
-        uint64_t gpu_ns = 0;
-        enum err e = core_step(t->core, clock_mono_ns(), &gpu_ns, &why);
+        struct core_step step = {0};
+        enum err e = core_step(t->core, clock_mono_ns(), &step, &why);
         if (e == ERR_AGAIN)
             continue;
         if (e != ERR_OK) {
@@ -163,9 +163,10 @@ static void work(struct engine_thread *t)
             return;
         }
         publish(t);
-        uint64_t rest = pacer_rest_ns(&t->pacer, gpu_ns, atomic_load(&t->delay_us) / 1000.0);
+        uint64_t rest = pacer_rest_ns(&t->pacer, step.gpu_ns, atomic_load(&t->delay_us) / 1000.0);
+        /* The device rests once it is through with the next step; that is about as long. */
         if (rest > 0)
-            queue_rest(t->commands, rest);
+            queue_rest(t->commands, rest + (step.ahead ? step.gpu_ns : 0));
     }
 }
 

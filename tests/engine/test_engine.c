@@ -424,6 +424,172 @@ static void bad_sampling(void)
     engine_destroy(&e);
 }
 
+/* ---- one step ahead ---- */
+
+static void ignore_logits(void *user, uint64_t id, uint32_t position, const float *logits)
+{
+    (void)user;
+    (void)id;
+    (void)position;
+    (void)logits;
+}
+
+enum { AHEAD_KINDS = 9, AHEAD_CTX = 64 };
+
+/* Plain ones beside those that wait for their tokens (bias, penalties); stops, banned at first;
+ * lengths of 1, some, and to the end of the context. */
+static struct engine_request ahead_request(uint64_t i, const uint32_t *stop,
+                                           const struct engine_bias *bias)
+{
+    static const uint32_t lengths[AHEAD_KINDS] = {24, 24, 40, 40, 20, 20, 17, 1, 1000};
+    struct engine_request r = request(i, lengths[i]);
+    r.temperature = i % 2 == 0 ? 0 : 0.9f;
+    r.seed = 11;
+    if (i == 2 || i == 3) {
+        r.stop_tokens = stop;
+        r.stop_tokens_count = 1;
+        r.min_tokens = i == 3 ? 8 : 0;
+    }
+    if (i == 4) {
+        r.bias = bias;
+        r.bias_count = 1;
+    }
+    r.repetition_penalty = i == 5 ? 1.5f : 0;
+    r.logprobs = i == 6;
+    return r;
+}
+
+enum disturbance { NOTHING, PREEMPT, REPLACE, DISTURBANCES };
+
+/* All of them, with something done to one after each step: its pages taken, or itself taken out and
+ * put in again at once, in the same place, while the device works on its next token. */
+static void run_disturbed(struct engine *e, enum disturbance d, const uint32_t *stop,
+                          const struct engine_bias *bias, struct outcome *out)
+{
+    struct err_msg why;
+    for (uint64_t i = 0; i < AHEAD_KINDS; i++) {
+        struct engine_request r = ahead_request(i, stop, bias);
+        CHECK_OK(engine_add(e, &r, &why), why);
+    }
+    for (uint64_t step = 0; engine_live(e) > 0; step++) {
+        const struct engine_event *events;
+        size_t count;
+        uint64_t id = step * 5 % AHEAD_KINDS;
+        CHECK_OK(engine_step(e, &events, &count, NULL, &why), why);
+        for (size_t i = 0; i < count; i++) {
+            struct outcome *o = &out[events[i].id];
+            CHECK(o->finish == ENGINE_RUNNING && o->count < ARRAY_LEN(o->tokens));
+            o->tokens[o->count++] = events[i].token;
+            o->finish = events[i].finish;
+        }
+        if (d == PREEMPT)
+            engine_preempt(e, id);
+        if (d == REPLACE && out[id].finish == ENGINE_RUNNING && step % 3 > 0) {
+            struct engine_request r = ahead_request(id, stop, bias);
+            r.completion = out[id].tokens;
+            r.completion_count = out[id].count;
+            engine_remove(e, id);
+            CHECK_OK(engine_add(e, &r, &why), why);
+        }
+    }
+}
+
+/* The tokens are those of an engine that waits for each step. */
+static void ahead_same_tokens(void)
+{
+    struct engine_options o = {.max_seqs = AHEAD_KINDS, .max_ctx = AHEAD_CTX, .chunk_tokens = 32};
+    struct outcome want[AHEAD_KINDS] = {0};
+    struct engine_bias bias = {.id = 777, .bias = 4};
+    struct err_msg why;
+    o.logits_fn = ignore_logits;
+    struct engine *e = open_engine(o);
+    struct engine_request r = ahead_request(0, NULL, NULL);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_OK(run(e, want, 1, NULL, &why), why);
+    uint32_t stop = want[0].tokens[9];
+    want[0] = (struct outcome){0};
+    run_disturbed(e, NOTHING, &stop, &bias, want);
+    engine_destroy(&e);
+    CHECK(want[2].finish == ENGINE_STOP && want[2].count <= 10);
+    CHECK(want[8].finish == ENGINE_LENGTH && want[8].count == AHEAD_CTX - ARRAY_LEN(prompt));
+    o.logits_fn = NULL;
+    for (int few_pages = 0; few_pages < 2; few_pages++) {
+        o.kv_tokens = few_pages ? 160 : 0;
+        o.no_prefix_cache = few_pages;
+        e = open_engine(o);
+        for (enum disturbance d = 0; d < DISTURBANCES; d++) {
+            struct outcome got[AHEAD_KINDS] = {0};
+            run_disturbed(e, d, &stop, &bias, got);
+            for (size_t i = 0; i < AHEAD_KINDS; i++) {
+                CHECK_INT(got[i].count, want[i].count);
+                CHECK_INT(got[i].finish, want[i].finish);
+                CHECK(memcmp(got[i].tokens, want[i].tokens, sizeof want[i].tokens) == 0);
+            }
+        }
+        CHECK_INT(engine_validation_errors(e), 0);
+        engine_destroy(&e);
+    }
+}
+
+/* What the steps of a run computed. */
+static uint64_t run_rows(struct engine *e, const struct engine_request *r, unsigned *ret_calls)
+{
+    const struct engine_event *events;
+    size_t count;
+    struct engine_step_stats stats;
+    struct err_msg why;
+    uint64_t rows = 0;
+    enum err bad;
+    *ret_calls = 0;
+    CHECK_OK(engine_add(e, r, &why), why);
+    while ((bad = engine_step(e, &events, &count, &stats, &why)) == ERR_OK) {
+        rows += stats.prefill_tokens + stats.decode_tokens;
+        ++*ret_calls;
+    }
+    CHECK_INT(bad, ERR_AGAIN);
+    CHECK_INT(engine_live(e), 0);
+    return rows;
+}
+
+/* No step more than it takes where the end is known, one where a token ends it; what is removed
+ * says nothing more; idle only when nothing is in flight. */
+static void ahead_steps(void)
+{
+    struct engine *e = open_engine(
+        (struct engine_options){.max_seqs = 1, .max_ctx = AHEAD_CTX, .no_prefix_cache = true});
+    struct outcome o[1] = {0};
+    struct engine_request r = request(0, 12);
+    const struct engine_event *events;
+    size_t count;
+    struct engine_step_stats stats;
+    struct err_msg why;
+    unsigned calls;
+    CHECK_INT(run_rows(e, &r, &calls), ARRAY_LEN(prompt) + 11);
+    CHECK_INT(calls, 13);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_OK(run(e, o, 1, NULL, &why), why);
+    size_t first = 0; /* of its kind */
+    while (o[0].tokens[first] != o[0].tokens[5])
+        first++;
+    r.stop_tokens = &o[0].tokens[5];
+    r.stop_tokens_count = 1;
+    CHECK_INT(run_rows(e, &r, &calls), ARRAY_LEN(prompt) + first + 1);
+    /* Nothing to tell yet, and the device is at it. */
+    r = request(0, 12);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_OK(engine_step(e, &events, &count, &stats, &why), why);
+    CHECK(count == 0 && stats.ahead && stats.decode_tokens == 0 && stats.prefill_tokens == 0);
+    CHECK_OK(engine_step(e, &events, &count, &stats, &why), why);
+    CHECK(count == 1 && stats.ahead && stats.prefill_tokens == ARRAY_LEN(prompt));
+    engine_remove(e, 0);
+    CHECK_INT(engine_live(e), 0);
+    CHECK_OK(engine_step(e, &events, &count, &stats, &why), why);
+    CHECK(count == 0 && !stats.ahead && stats.decode_tokens == 1);
+    CHECK_ERR(engine_step(e, &events, &count, &stats, &why), ERR_AGAIN);
+    CHECK_INT(engine_kv_tokens_free(e), engine_info(e)->kv_tokens);
+    engine_destroy(&e);
+}
+
 static int calls_until_fault;
 static int fault(void *user, const char *call)
 {
@@ -490,6 +656,8 @@ int main(int argc, char **argv)
     many_edits();
     logprobs();
     bad_sampling();
+    ahead_same_tokens();
+    ahead_steps();
     failing_calls();
     model_close(&m);
     return check_report();

@@ -92,9 +92,9 @@ static void add(uint64_t serial, const struct rec_REQUEST *q, struct str checkpo
 static enum err step(void)
 {
     struct err_msg why;
-    uint64_t gpu_ns = 0;
+    struct core_step ran;
     now_ns += NS_PER_MS;
-    return core_step(core, now_ns, &gpu_ns, &why);
+    return core_step(core, now_ns, &ran, &why);
 }
 
 static void run_out(void)
@@ -311,8 +311,8 @@ static void test_device_lost(void)
     for (int i = 0; i < 3; i++)
         CHECK_ERR(step(), ERR_OK);
     struct err_msg why;
-    uint64_t gpu_ns;
-    CHECK_ERR(core_step(core, now_ns, &gpu_ns, &why), ERR_DEVICE);
+    struct core_step ran;
+    CHECK_ERR(core_step(core, now_ns, &ran, &why), ERR_DEVICE);
     core_hand_back(core, true, true, why.text);
     CHECK(outcomes[1].nack && outcomes[1].counts && outcomes[2].nack && outcomes[2].counts);
     CHECK(outcomes[3].nack && !outcomes[3].counts); /* had not begun */
