@@ -36,7 +36,8 @@ struct code {
 static const struct code attention_code[2] = BOTH(matrix_attention);
 static const struct code tiles_code[2] = BOTH(matrix_matmul_tiles);
 static const struct code qkv_code[2] = BOTH(matrix_qkv);
-static const struct code rows_code = CODE(matrix_rows), rope_code = CODE(matrix_rope);
+static const struct code rows_code[2] = BOTH(matrix_rows);
+static const struct code rope_code = CODE(matrix_rope);
 
 #define TYPE(TENSOR, name)                                                                         \
     {                                                                                              \
@@ -67,34 +68,29 @@ static const struct variant {
 } variants[] = {
     {1, 1, 1, 1, 8, 4, 528, 2, 0.20f, 1}, {1, 1, 1, 1, 16, 5, 264, 2, 0.20f, 1},
     {1, 2, 1, 1, 8, 4, 528, 2, 0.25f, 1}, {1, 2, 1, 1, 16, 5, 264, 2, 0.25f, 1},
-    {1, 4, 1, 1, 8, 4, 264, 2, 0.35f, 1}, {1, 4, 1, 1, 16, 5, 132, 2, 0.35f, 1},
-    {2, 4, 1, 1, 4, 0, 264, 3, 0.60f, 0}, {2, 4, 2, 2, 1, 0, 396, 2, 0.52f, 0},
-    {4, 4, 2, 2, 1, 0, 264, 2, 0.68f, 0},
+    {1, 4, 1, 1, 8, 4, 264, 3, 0.50f, 1}, {1, 4, 1, 1, 16, 5, 132, 2, 0.60f, 1.5f},
+    {2, 4, 1, 1, 4, 0, 264, 4, 0.58f, 0}, {2, 4, 2, 2, 1, 0, 396, 2, 0.52f, 0},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 
-enum { ROWS_SIZE = 128, ELEMENTS = 64 };
-/* Tiles of 8 columns a warp; warps side by side in columns, in chunks: attention over many columns
- * and over few, with heads of up to 64 values and larger ones (which take twice the shared memory).
- */
-static const uint32_t attention_specs[2][2][3] = {{{2, 4, 1}, {1, 1, 8}}, {{2, 4, 1}, {1, 1, 4}}};
+enum { ROWS_WARPS = 4, ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10 };
+/* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
+ * columns, in chunks. Fewer warps a column where there are many columns. */
+enum attention { MANY, FEW_8, FEW_4, FEW_2, ATTENTIONS };
+static const uint32_t attention_specs[ATTENTIONS][3] = {{2, 4, 1}, {1, 1, 8}, {1, 1, 4}, {1, 1, 2}};
 
 struct matrix {
     struct gpu *gpu;
     bool emulated;
     uint32_t head_size;
     int forced;
-    struct gpu_pipeline *attention[2]; /* many, few */
+    uint32_t norm_groups; /* of rows that a matmul can normalize; 0: none */
+    struct gpu_pipeline *attention[ATTENTIONS];
     struct gpu_pipeline *rows, *rope;
     struct gpu_pipeline *expand[TYPES];
-    struct gpu_pipeline *matmul[SOURCES][VARIANTS][2]; /* gated */
+    struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2]; /* gated, normed */
     char hash[33];
 };
-
-static const uint32_t *attention_spec(const struct matrix *m, bool few)
-{
-    return attention_specs[m->head_size > 64][few];
-}
 
 static enum err create(struct matrix *m, const char *name, const struct code *code,
                        uint32_t push_bytes, const uint32_t *spec, uint32_t spec_count,
@@ -128,7 +124,7 @@ static enum err make_hash(struct matrix *m, struct err_msg *why)
     if (e == ERR_OK)
         e = buf_append(&all, qkv_code[m->emulated].spirv, qkv_code[m->emulated].bytes);
     if (e == ERR_OK)
-        e = buf_append(&all, rows_code.spirv, rows_code.bytes);
+        e = buf_append(&all, rows_code[m->emulated].spirv, rows_code[m->emulated].bytes);
     if (e == ERR_OK)
         e = buf_append(&all, rope_code.spirv, rope_code.bytes);
     for (size_t i = 0; i < TYPES && e == ERR_OK; i++)
@@ -141,10 +137,10 @@ static enum err make_hash(struct matrix *m, struct err_msg *why)
     return e;
 }
 
-enum err matrix_create(struct gpu *g, uint32_t head_size, bool emulated, struct matrix **ret,
-                       struct err_msg *why)
+enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool emulated,
+                       struct matrix **ret, struct err_msg *why)
 {
-    static const uint32_t rows_size = ROWS_SIZE, elements = ELEMENTS;
+    static const uint32_t rows_spec[] = {ROWS_WARPS, ROWS_WARPS}, elements = ELEMENTS;
     assert(head_size % 32 == 0 && head_size <= MATRIX_MAX_HEAD_SIZE);
     struct matrix *m = calloc(1, sizeof *m);
     if (m == NULL)
@@ -152,18 +148,20 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, bool emulated, struct 
     m->gpu = g;
     m->emulated = emulated;
     m->head_size = head_size;
+    m->norm_groups = n_embd * 16 <= NORM_MOST_BYTES ? n_embd / 32 : 0;
     m->forced = -1;
     enum err e = make_hash(m, why);
-    for (int few = 0; few < 2 && e == ERR_OK; few++) {
-        const uint32_t *a = attention_spec(m, few);
+    for (size_t i = 0; i < ATTENTIONS && e == ERR_OK; i++) {
+        const uint32_t *a = attention_specs[i];
         const uint32_t spec[] = {a[1] * a[2], head_size / 32, a[0], a[1], a[2]};
-        e = create(m, "matrix_attention", &attention_code[emulated],
-                   sizeof(struct push_matrix_attention), spec, ARRAY_LEN(spec), &m->attention[few],
-                   why);
+        if (i != FEW_8 || head_size <= 64) /* larger heads: too much shared memory */
+            e = create(m, "matrix_attention", &attention_code[emulated],
+                       sizeof(struct push_matrix_attention), spec, ARRAY_LEN(spec),
+                       &m->attention[i], why);
     }
     if (e == ERR_OK)
-        e = create(m, "matrix_rows", &rows_code, sizeof(struct push_matrix_rows), &rows_size, 1,
-                   &m->rows, why);
+        e = create(m, "matrix_rows", &rows_code[emulated], sizeof(struct push_matrix_rows),
+                   rows_spec, 2, &m->rows, why);
     if (e == ERR_OK)
         e = create(m, "matrix_rope", &rope_code, sizeof(struct push_matrix_rope), &elements, 1,
                    &m->rope, why);
@@ -207,8 +205,8 @@ bool matrix_reads_tiles(const struct matrix_weight *w, uint32_t rows)
 {
     if (w->tiles == 0 || w->address == 0)
         return w->tiles != 0;
-    return rows > FEW_ROWS || w->type == TENSOR_F32 || w->type == TENSOR_F16 ||
-           w->type == TENSOR_BF16;
+    (void)rows;
+    return true;
 }
 
 static uint32_t output_tiles(const struct matrix_weight *w)
@@ -252,13 +250,20 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
     return best;
 }
 
+bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
+{
+    const struct variant *v = &variants[choose(m, w, rows)];
+    return (w->gated || w->paired) && rows <= 8 && v->tn * v->warps_n == 1 &&
+           w->cols == m->norm_groups * 32;
+}
+
 static size_t source_for(const struct matrix_weight *w, uint32_t rows)
 {
     return w->paired ? PAIRED : matrix_reads_tiles(w, rows) ? TILES : source_of(w->type);
 }
 
 static enum err prepare_variant(struct matrix *m, size_t source, size_t variant, bool gated,
-                                struct err_msg *why)
+                                bool normed, struct err_msg *why)
 {
     const struct variant *v = &variants[variant];
     const uint32_t spec[] = {v->warps_m * v->warps_n * v->warps_k,
@@ -268,14 +273,15 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                              v->warps_n,
                              v->warps_k,
                              v->unroll,
-                             gated};
+                             gated,
+                             normed ? m->norm_groups : 0};
     const struct code *code = source == TILES    ? &tiles_code[m->emulated]
                               : source == PAIRED ? &qkv_code[m->emulated]
                                                  : &types[source].matmul[m->emulated];
     uint32_t push_bytes =
         source == PAIRED ? sizeof(struct push_matrix_qkv) : sizeof(struct push_matrix_matmul);
     return create(m, "matrix_matmul", code, push_bytes, spec, ARRAY_LEN(spec),
-                  &m->matmul[source][variant][gated], why);
+                  &m->matmul[source][variant][gated][normed], why);
 }
 
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
@@ -284,7 +290,10 @@ enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_
     enum err e = ERR_OK;
     for (uint32_t rows = 8; rows < max_rows + 8 && e == ERR_OK; rows += 8) { /* tiles of 8 */
         size_t source = source_for(w, rows);
-        e = prepare_variant(m, source, choose(m, w, rows), w->gated, why);
+        size_t variant = choose(m, w, rows);
+        e = prepare_variant(m, source, variant, w->gated, false, why);
+        if (e == ERR_OK && matrix_norms(m, w, rows))
+            e = prepare_variant(m, source, variant, w->gated, true, why);
     }
     return e;
 }
@@ -309,8 +318,9 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
     q.k = w->cols;
     matrix_slices(q.k, &q.slices, &q.slice_groups);
     grid(&variants[i], w, p->rows, &x, &y);
-    assert(m->matmul[source][i][w->gated] != NULL);
-    gpu_dispatch(m->gpu, m->matmul[source][i][w->gated], &q, x, y, 1);
+    struct gpu_pipeline *pipeline = m->matmul[source][i][w->gated][p->norm != 0];
+    assert(pipeline != NULL);
+    gpu_dispatch(m->gpu, pipeline, &q, x, y, 1);
 }
 
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w)
@@ -318,13 +328,14 @@ void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct 
     struct push_matrix_qkv q = *p;
     size_t i = choose(m, w, p->rows);
     uint32_t x, y;
-    assert(w->paired && m->matmul[PAIRED][i][0] != NULL);
+    struct gpu_pipeline *pipeline = m->matmul[PAIRED][i][0][p->norm != 0];
+    assert(w->paired && pipeline != NULL);
     q.w = w->tiles;
     q.n = w->rows;
     q.k = w->cols;
     matrix_slices(q.k, &q.slices, &q.slice_groups);
     grid(&variants[i], w, p->rows, &x, &y);
-    gpu_dispatch(m->gpu, m->matmul[PAIRED][i][0], &q, x, y, 1);
+    gpu_dispatch(m->gpu, pipeline, &q, x, y, 1);
 }
 
 /* ---- the rest ---- */
@@ -337,7 +348,7 @@ void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum te
 
 void matrix_rows(struct matrix *m, const struct push_matrix_rows *p)
 {
-    gpu_dispatch(m->gpu, m->rows, p, p->rows, 1, 1);
+    gpu_dispatch(m->gpu, m->rows, p, (uint32_t)div_up(p->rows, 2 * ROWS_WARPS), 1, 1);
 }
 
 void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
@@ -346,21 +357,28 @@ void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
     gpu_dispatch(m->gpu, m->rope, p, (uint32_t)div_up(words, ELEMENTS), p->rows, 1);
 }
 
-uint32_t matrix_task_rows(const struct matrix *m, uint32_t n_head, uint32_t n_head_kv)
+static uint32_t columns_of(enum attention i)
 {
-    const uint32_t *spec = attention_spec(m, false);
-    return (uint32_t)max_u64(1, 8 * spec[0] * spec[1] / (n_head / n_head_kv));
+    return 8 * attention_specs[i][0] * attention_specs[i][1];
+}
+
+uint32_t matrix_task_rows(uint32_t n_head, uint32_t n_head_kv)
+{
+    return (uint32_t)max_u64(1, columns_of(MANY) / (n_head / n_head_kv));
 }
 
 void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,
                       bool few)
 {
-    const uint32_t *spec = attention_spec(m, few);
-    uint32_t share = p->n_head / p->n_head_kv, at_once = 8 * spec[0] * spec[1];
-    uint32_t columns = few ? share : share * matrix_task_rows(m, p->n_head, p->n_head_kv);
+    uint32_t share = p->n_head / p->n_head_kv, groups = tasks * p->n_head_kv;
+    enum attention i = !few                                  ? MANY
+                       : groups <= 132 && m->head_size <= 64 ? FEW_8
+                       : groups <= 528                       ? FEW_4
+                                                             : FEW_2;
+    uint32_t columns = few ? share : share * matrix_task_rows(p->n_head, p->n_head_kv);
     if (tasks > 0)
-        gpu_dispatch(m->gpu, m->attention[few], p, tasks, p->n_head_kv,
-                     (uint32_t)div_up(columns, at_once));
+        gpu_dispatch(m->gpu, m->attention[i], p, tasks, p->n_head_kv,
+                     (uint32_t)div_up(columns, columns_of(i)));
 }
 
 size_t matrix_variants(void)

@@ -17,6 +17,7 @@
 enum {
     MATRIX_PAD_ROWS =
         128, /* row tiles are read in whole tiles of a workgroup: so many rows may lie behind */
+    MATRIX_PAD_TILES = 8,      /* and so many weight tiles */
     MATRIX_MAX_HEAD_SIZE = 128 /* a multiple of 32 */
 };
 
@@ -37,8 +38,8 @@ struct matrix;
 /* Creates the pipelines that do not depend on weights. emulated: without matrix units (slow: for
  * tests). ERR_DEVICE: the device's matrix units hold their matrices in another way than the kernels
  * expect. */
-enum err matrix_create(struct gpu *g, uint32_t head_size, bool emulated, struct matrix **ret,
-                       struct err_msg *why) MUST_CHECK;
+enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool emulated,
+                       struct matrix **ret, struct err_msg *why) MUST_CHECK;
 void matrix_destroy(struct matrix **m);
 /* XXH3-128 hex of the family's SPIR-V and specializations. */
 const char *matrix_build_hash(const struct matrix *m);
@@ -55,6 +56,10 @@ void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups)
 /* Whether so many rows read tiles, where the weight has both. */
 bool matrix_reads_tiles(const struct matrix_weight *w, uint32_t rows);
 
+/* Whether this matmul can norm its rows itself: push.h, norm. Same bits as matrix_rows() before it.
+ */
+bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows);
+
 void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type);
 void matrix_rows(struct matrix *m, const struct push_matrix_rows *p);
 /* w, w_high, high_row, n, k, slices are filled in from the weight. */
@@ -64,7 +69,7 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w);
 void matrix_rope(struct matrix *m, const struct push_matrix_rope *p);
 /* Tasks of one row (few) or of up to matrix_task_rows() rows. */
-uint32_t matrix_task_rows(const struct matrix *m, uint32_t n_head, uint32_t n_head_kv);
+uint32_t matrix_task_rows(uint32_t n_head, uint32_t n_head_kv);
 void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,
                       bool few);
 

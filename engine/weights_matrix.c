@@ -117,7 +117,9 @@ static void move(struct matrix_weight *w, uint64_t base)
 static enum err expand(struct gpu *g, struct matrix *x, const struct parts *p, bool adjacent,
                        struct gpu_buffer *ret, struct err_msg *why)
 {
-    enum err e = gpu_buffer_create(g, GPU_DEVICE, p->bytes, "weight tiles", ret, why);
+    /* A workgroup reads its whole tiles, also behind the last row. */
+    uint64_t behind = MATRIX_PAD_TILES * matrix_tiles_bytes(16, p->list[p->count - 1].from->cols);
+    enum err e = gpu_buffer_create(g, GPU_DEVICE, p->bytes + behind, "weight tiles", ret, why);
     for (size_t i = 0; i < p->count && e == ERR_OK; i++)
         e = matrix_prepare_expand(x, p->list[i].from->type, why);
     if (e == ERR_OK)

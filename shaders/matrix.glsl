@@ -114,6 +114,20 @@ vec4 product(uvec2 low, uvec2 high, uvec2 b, vec4 c)
     return c;
 }
 
+/* Pairwise, as the lanes' exchange does it. */
+float warp_sum(float x)
+{
+    uint base = gl_LocalInvocationID.y * WARP;
+    for (uint i = 1; i < WARP; i *= 2) {
+        barrier();
+        emulated_b[base + warp_lane()].x = floatBitsToUint(x);
+        barrier();
+        precise float y = x + uintBitsToFloat(emulated_b[base + (warp_lane() ^ i)].x);
+        x = y;
+    }
+    return x;
+}
+
 float of_lane(uint lane)
 {
     return uintBitsToFloat(emulated_b[gl_LocalInvocationID.y * WARP + lane].x);

@@ -14,6 +14,7 @@ layout(constant_id = 4) const uint WARPS_N = 1;
 layout(constant_id = 5) const uint WARPS_K = 8;
 layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: one ahead of the products */
 layout(constant_id = 7) const bool GATED = false;
+layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normalized here; k / 32. TN, WARPS_N 1 */
 #ifdef QKV
 layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
 #else
@@ -27,6 +28,27 @@ const uint TILES = TM * TN;
 const uint AHEAD = UNROLL > 0 ? UNROLL : 1;
 
 shared vec4 partial[WARPS_K > 1 ? WARPS_M * WARPS_N * WARPS_K * TILES * WARP : 1];
+
+const bool NORMED = NORM_GROUPS > 0;
+shared uvec4 normed[NORMED ? NORM_GROUPS * WARP : 1];
+#define NORM_PUT(at, part, word) normed[at][part] = word
+#include "matrix_norm.glsl"
+
+/* Every workgroup norms the rows of its tile for itself: dearer than once, cheaper than another dispatch. */
+void norm_rows(uint first)
+{
+    for (uint pair = 0; pair < 4; pair += WARPS) {
+        uint own = min(pair + gl_LocalInvocationID.y, 3), a = first + own * 2;
+        bool there = pair + gl_LocalInvocationID.y < 4 && a < p.rows;
+        if (UNIFORM_WARPS || there) {
+            a = there ? a : first;
+            own = there ? own : 0;
+            bool has_b = a + 1 < p.rows;
+            norm_pair(at(p.a, a, p.k, 4), at(p.a, has_b ? a + 1 : a, p.k, 4), has_b, p.norm, p.k, p.eps, own);
+        }
+    }
+    barrier();
+}
 
 /* ---- a lane's octet of group b of output tile i: row g (upper 0) or g + 8 (upper 1) ---- */
 
@@ -58,7 +80,10 @@ uint weight_row(uint tile, uint g, uint upper)
         WEIGHTS_LOAD(w[w_at + 2 * i + 1], i, b, 1)                                                                     \
     }                                                                                                                  \
     [[unroll]] for (uint j = 0; j < TN; j++)                                                                           \
-        x[x_at + j] = row_base.v[(j * groups + (b)) * 32];
+        if (NORMED)                                                                                                    \
+            x[x_at + j] = normed[(b) * WARP + lane];                                                                   \
+        else                                                                                                           \
+            x[x_at + j] = row_base.v[(j * groups + (b)) * 32];
 
 #define MULTIPLY(w, w_at, x, x_at)                                                                                     \
     [[unroll]] for (uint i = 0; i < TM; i++)                                                                           \
@@ -166,6 +191,8 @@ void main()
     uint out_tile = (gl_WorkGroupID.x * WARPS_M + side % WARPS_M) * TM;
     uint row_tile = (gl_WorkGroupID.y * WARPS_N + side / WARPS_M) * TN;
     WEIGHTS_BEGIN
+    if (NORMED)
+        norm_rows(row_tile * 8);
     Units row_base = Units(p.a + uint64_t(row_tile) * groups * 512 + lane * 16);
     vec4 total[TILES], acc[TILES];
     [[unroll]] for (uint i = 0; i < TILES; i++)

@@ -15,7 +15,7 @@ static inline struct matrix *make_matrix(struct bed *b, uint32_t head_size, bool
 {
     struct err_msg why = {""};
     struct matrix *m = NULL;
-    CHECK_OK(matrix_create(b->gpu, head_size, emulated, &m, &why), why);
+    CHECK_OK(matrix_create(b->gpu, head_size, 256, emulated, &m, &why), why);
     if (m == NULL)
         exit(1);
     return m;

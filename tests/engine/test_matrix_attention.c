@@ -200,7 +200,7 @@ static void compare(const struct setup *u, const uint16_t *got)
 /* Row r's own view, with nothing written behind it: the bits of `usual`. */
 static void test_stale(struct bed *b, struct matrix *m, struct setup *u, const uint16_t *usual)
 {
-    uint32_t r = below(b, u->rows), most = matrix_task_rows(m, u->cache.n_head, u->cache.n_head_kv);
+    uint32_t r = below(b, u->rows), most = matrix_task_rows(u->cache.n_head, u->cache.n_head_kv);
     uint32_t first = r;
     while (first > 0 && r - first + 1 < most && u->seq[first - 1] == u->seq[r])
         first--;
@@ -219,7 +219,7 @@ static void test_attention(struct bed *b, struct matrix *m, const struct attenti
     struct setup u;
     struct task tasks[256];
     make_setup(b, shape, &u);
-    uint32_t most = matrix_task_rows(m, u.cache.n_head, u.cache.n_head_kv);
+    uint32_t most = matrix_task_rows(u.cache.n_head, u.cache.n_head_kv);
     uint32_t count = cut(b, &u, most, false, tasks);
     uint16_t *usual = run(b, m, &u, tasks, count, false);
     compare(&u, usual);

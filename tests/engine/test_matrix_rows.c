@@ -54,7 +54,11 @@ static void test_rows(struct bed *b, struct matrix *m, const struct rows_case *c
     }
     for (size_t i = 0; i < out.bytes / 2; i++)
         untouched += got[i] == UNTOUCHED;
-    CHECK_INT(untouched, out.bytes / 2 - (size_t)c->rows * c->cols);
+    /* Two rows share words: the one behind an odd last row is zeroed, nothing else is written. */
+    uint32_t written = (c->rows + 1) / 2 * 2;
+    CHECK_INT(untouched, out.bytes / 2 - (size_t)written * c->cols);
+    for (uint32_t i = 0; written > c->rows && i < c->cols; i++)
+        CHECK_INT(got[row_place(c->rows, i, groups)], 0);
     if (!CHECK(worst <= 1))
         fprintf(stderr, "    %u x %u: %g of the bound\n", c->rows, c->cols, worst);
     free(x);
