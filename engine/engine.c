@@ -137,7 +137,8 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r != ERR_OK)
         goto fail;
     if (memory_uses_matrix(e))
-        r = matrix_create(e->gpu, m->head_size, o->family == ENGINE_EMULATED, &e->matrix, why);
+        r = matrix_create(e->gpu, m->head_size, m->n_embd, o->family == ENGINE_EMULATED, &e->matrix,
+                          why);
     if (r != ERR_OK)
         goto fail;
     memory_size_step(e);

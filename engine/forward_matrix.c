@@ -32,11 +32,17 @@ static void to_tiles(struct engine *e, uint64_t x, const struct weight *w, uint6
     matrix_rows(e->matrix, &p);
 }
 
-static void norm(struct engine *e, const struct weight *w, uint32_t rows)
+/* embd_tiles = norm(x) * w, unless the matmul that reads it does that itself: returns whether it
+ * does. */
+static bool norm(struct engine *e, const struct weight *w, const struct matrix_weight *reader,
+                 uint32_t rows)
 {
     uint32_t n = e->model->n_embd;
+    if (matrix_norms(e->matrix, reader, rows))
+        return true;
     to_tiles(e, e->x.address, w, 0, e->embd_tiles.address, n, n, rows);
     forward_stage(e, "norm");
+    return false;
 }
 
 /* qkv [R][q | k | v], F32 */
@@ -82,12 +88,15 @@ static void rotate(struct engine *e, const struct layer_weights *l, uint32_t row
     forward_stage(e, "rope");
 }
 
-/* Both at once. */
-static void project_and_rotate(struct engine *e, const struct layer_weights *l, uint32_t rows)
+/* Both at once; and the norm before it, if asked to. */
+static void project_and_rotate(struct engine *e, const struct layer_weights *l, bool norms,
+                               uint32_t rows)
 {
     const struct model *m = e->model;
     uint64_t step = e->step_device.address;
-    struct push_matrix_qkv p = {.a = e->embd_tiles.address,
+    struct push_matrix_qkv p = {.a = norms ? e->x.address : e->embd_tiles.address,
+                                .norm = norms ? l->attn_norm.address : 0,
+                                .eps = m->rms_eps,
                                 .bias = l->q_bias.address,
                                 .q = e->q.address,
                                 .angles = l->local ? e->angles_local.address : e->angles.address,
@@ -147,14 +156,21 @@ static void add_to_stream(struct engine *e, const struct matrix_weight *w,
     forward_stage(e, "norm");
 }
 
-/* x [R][n_embd] += W_down (act(W_gate normed) * W_up normed) */
+/* x [R][n_embd] += W_down (act(W_gate n) * W_up n), n = norm(x) */
 static void feed_forward(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     const struct layer_matrices *x = &l->matrix;
     uint32_t n_ff = e->model->n_ff;
     uint64_t in = e->embd_tiles.address;
+    bool norms = norm(e, &l->ffn_norm, &x->gate_up, rows);
     if (x->gate_up.tiles != 0 || x->gate_up.address != 0) {
-        matmul(e, &x->gate_up, 0, in, 0, e->ff_tiles.address, 0, rows);
+        struct push_matrix_matmul p = {.a = norms ? e->x.address : in,
+                                       .norm = norms ? l->ffn_norm.address : 0,
+                                       .eps = e->model->rms_eps,
+                                       .out = e->ff_tiles.address,
+                                       .rows = rows,
+                                       .gelu = e->model->activation == MODEL_GELU};
+        matrix_matmul(e->matrix, &p, &x->gate_up);
         forward_stage(e, "gate_up");
     } else { /* two types, and no room for tiles */
         uint64_t gate = e->gate_up.address, up = gate + n_ff * sizeof(float);
@@ -170,9 +186,9 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, uint32
 
 void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
-    norm(e, &l->attn_norm, rows);
+    bool norms = norm(e, &l->attn_norm, &l->matrix.qkv, rows);
     if (l->matrix.qkv.paired) {
-        project_and_rotate(e, l, rows);
+        project_and_rotate(e, l, norms, rows);
     } else {
         project_qkv(e, l, rows);
         forward_head_norms(e, l, rows);
@@ -186,7 +202,6 @@ void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint3
         forward_stage(e, "norm");
         forward_mixture_of_experts(e, l, rows);
     } else {
-        norm(e, &l->ffn_norm, rows);
         feed_forward(e, l, rows);
     }
 }
@@ -205,7 +220,7 @@ void forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count)
 void forward_matrix_plan(struct engine *e, char *host)
 {
     uint32_t(*tasks)[2] = (uint32_t(*)[2])(void *)(host + e->layout.tasks);
-    uint32_t most = matrix_task_rows(e->matrix, e->model->n_head, e->model->n_head_kv);
+    uint32_t most = matrix_task_rows(e->model->n_head, e->model->n_head_kv);
     uint32_t count = 0;
     e->tasks_few = 0;
     for (int few = 1; few >= 0; few--) { /* single rows, then runs */

@@ -63,15 +63,16 @@
 /* out[r * out_stride + j] = sum_k a[r, k] * w[j, k] (+ bias) (+ residual) as PUSH_MATMUL, a: row tiles, w: weight tiles
  * or a quantized tensor. Gated: n outputs act(w[j] a) * (w'[j] a) as row tiles, w' = w_high from its row high_row on
  * (weight tiles: eight rows of w and eight of w' alternate); gelu: instead of silu. k a multiple of 32, cut into
- * `slices` slices of slice_groups groups of 32, the last one shorter. Rows are padded to what the variant takes. */
+ * `slices` slices of slice_groups groups of 32, the last one shorter. Rows are padded to what the variant takes.
+ * norm (few rows, matrix_norms()): a is F32 rows [rows][k] instead, normalized on the way with weight norm and eps. */
 #define PUSH_MATRIX_MATMUL                                                                         \
-    ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR_OUT                                \
-    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(slices) U32(slice_groups) U32(gelu)
+    ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR(norm) ADDR_OUT                     \
+    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(slices) U32(slice_groups) U32(gelu) F32(eps)
 /* The projections to q, k and v with what follows them: bias, rotation (all of a head's dimensions), and the places of
  * PUSH_MATRIX_ROPE. w: weight tiles of all n = (n_head + 2 n_head_kv) * head_size rows, paired: see PUSH_MATRIX_EXPAND. */
 #define PUSH_MATRIX_QKV                                                                            \
-    ADDR(a) ADDR(w) ADDR(bias) ADDR(q) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv)       \
-    U32(rows) U32(n) U32(k) U32(slices) U32(slice_groups) U32(n_head) U32(n_head_kv) U32(head_size) \
+    ADDR(a) ADDR(w) ADDR(bias) ADDR(norm) ADDR(q) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages)     \
+    ADDR(kv) F32(eps) U32(rows) U32(n) U32(k) U32(slices) U32(slice_groups) U32(n_head) U32(n_head_kv) U32(head_size) \
     U32(pages_stride) U32(page_bytes) U32(adjacent)
 /* out: weight tiles of n rows of a quantized tensor from first_row on. halves 2: rows fill tiles of 16; 1: eight rows
  * fill half `upper` of each tile. head_size (0: none): paired, that is each head's rows are put so that the two of a
