@@ -127,12 +127,34 @@ static struct gpu_frame *current(struct gpu *g)
 
 static void memory_barrier(struct gpu *g, VkPipelineStageFlags dst_stages, VkAccessFlags dst_access)
 {
+    VkPipelineStageFlags src = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
+    VkAccessFlags written = VK_ACCESS_SHADER_WRITE_BIT;
+    if (g->transfers) {
+        src |= VK_PIPELINE_STAGE_TRANSFER_BIT;
+        written |= VK_ACCESS_TRANSFER_WRITE_BIT;
+    }
     VkMemoryBarrier b = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
-                         .srcAccessMask = VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT,
+                         .srcAccessMask = written,
                          .dstAccessMask = dst_access};
-    vkCmdPipelineBarrier(current(g)->commands,
-                         VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT,
-                         dst_stages, 0, 1, &b, 0, NULL, 0, NULL);
+    vkCmdPipelineBarrier(current(g)->commands, src, dst_stages, 0, 1, &b, 0, NULL, 0, NULL);
+}
+
+/* The barrier asked for, as narrow as what comes next allows: between two dispatches the copy
+ * engines need not be waited for, which is half of what a barrier costs. */
+static void settle(struct gpu *g, bool transfer)
+{
+    VkPipelineStageFlags dst = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
+    VkAccessFlags access = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT;
+    if (!g->barrier_due && (!transfer || g->transfers_waited))
+        return;
+    if (transfer) {
+        dst |= VK_PIPELINE_STAGE_TRANSFER_BIT;
+        access |= VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
+    }
+    memory_barrier(g, dst, access);
+    g->barrier_due = false;
+    g->transfers_waited = transfer;
+    g->transfers = false;
 }
 
 enum err gpu_begin(struct gpu *g, struct err_msg *why)
@@ -149,7 +171,9 @@ enum err gpu_begin(struct gpu *g, struct err_msg *why)
     f->marks_count = 0;
     if (f->queries != VK_NULL_HANDLE)
         vkCmdResetQueryPool(f->commands, f->queries, 0, GPU_MAX_MARKS);
-    gpu_barrier(g); /* behind the submission before */
+    gpu_barrier(g); /* behind the submission before, whatever that did */
+    g->transfers = true;
+    g->transfers_waited = false;
 fail:
     return e;
 }
@@ -160,6 +184,7 @@ void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint3
     assert(g->recording);
     if (x == 0 || y == 0 || z == 0)
         return;
+    settle(g, false);
     if (g->bound != p)
         vkCmdBindPipeline(current(g)->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p->pipeline);
     g->bound = p;
@@ -172,9 +197,7 @@ void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint3
 void gpu_barrier(struct gpu *g)
 {
     assert(g->recording);
-    memory_barrier(g, VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT,
-                   VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT |
-                       VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT);
+    g->barrier_due = true;
 }
 
 void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset,
@@ -185,6 +208,8 @@ void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset,
     assert(dst_offset <= dst->bytes && len <= dst->bytes - dst_offset);
     if (len == 0)
         return;
+    settle(g, true);
+    g->transfers = true;
     const struct gpu_buffer_impl *s = src->impl, *d = dst->impl;
     VkBufferCopy region = {
         .srcOffset = s->offset + src_offset, .dstOffset = d->offset + dst_offset, .size = len};
@@ -197,8 +222,11 @@ void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint
     assert(g->recording);
     assert(offset % 4 == 0 && len % 4 == 0 && offset <= dst->bytes && len <= dst->bytes - offset);
     const struct gpu_buffer_impl *d = dst->impl;
-    if (len > 0)
-        vkCmdFillBuffer(current(g)->commands, d->buffer, d->offset + offset, len, value);
+    if (len == 0)
+        return;
+    settle(g, true);
+    g->transfers = true;
+    vkCmdFillBuffer(current(g)->commands, d->buffer, d->offset + offset, len, value);
 }
 
 void gpu_mark(struct gpu *g, const char *name)
@@ -218,6 +246,7 @@ enum err gpu_submit(struct gpu *g, struct err_msg *why)
     enum err e = ERR_OK;
     struct gpu_frame *f = current(g);
     g->recording = false;
+    g->transfers = true;
     memory_barrier(g, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
     VkSubmitInfo info = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
                          .commandBufferCount = 1,

@@ -86,6 +86,9 @@ struct gpu {
     uint32_t oldest;    /* of those in flight; the frame to record into comes after them */
     uint32_t in_flight; /* frames submitted and not waited for */
     bool recording;
+    bool barrier_due;      /* asked for, and nothing recorded since */
+    bool transfers;        /* recorded since the last barrier */
+    bool transfers_waited; /* the last barrier held back transfers, too */
     struct gpu_pipeline *bound;
 
     uint32_t marks_count; /* of the last waited command buffer */
