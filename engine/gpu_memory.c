@@ -7,7 +7,8 @@
 #include "base/size.h"
 #include "engine/gpu_impl.h"
 
-static const uint64_t STAGING_BYTES = UINT64_C(16) << 20;
+/* Of two halves, for uploads: the host fills one while the device reads the other. */
+static const uint64_t STAGING_BYTES = UINT64_C(16) << 20, LEAST_PIECE_BYTES = UINT64_C(256) << 10;
 
 /* The memory type that has all of `must`, most of `like` and nothing of `never`, or UINT32_MAX. */
 static uint32_t find_type(const struct gpu *g, uint32_t allowed, VkMemoryPropertyFlags must,
@@ -150,19 +151,18 @@ static enum err need_staging(struct gpu *g, struct err_msg *why)
     return gpu_buffer_create(g, GPU_READBACK, STAGING_BYTES, "staging", &g->staging, why);
 }
 
-/* One piece through the staging buffer: to the device, or back. */
-static enum err move_piece(struct gpu *g, const struct gpu_buffer *device, uint64_t offset,
-                           uint64_t len, bool up, struct err_msg *why)
+/* One piece through the staging buffer, at `staged` in it: to the device, or back. */
+static enum err submit_piece(struct gpu *g, const struct gpu_buffer *device, uint64_t offset,
+                             uint64_t staged, uint64_t len, bool up, struct err_msg *why)
 {
     enum err e = gpu_begin(g, why);
     if (e != ERR_OK)
         return e;
     if (up)
-        gpu_copy(g, &g->staging, 0, device, offset, len);
+        gpu_copy(g, &g->staging, staged, device, offset, len);
     else
-        gpu_copy(g, device, offset, &g->staging, 0, len);
-    e = gpu_submit(g, why);
-    return e != ERR_OK ? e : gpu_wait(g, why);
+        gpu_copy(g, device, offset, &g->staging, staged, len);
+    return gpu_submit(g, why);
 }
 
 enum err gpu_upload(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, const void *bytes,
@@ -176,13 +176,21 @@ enum err gpu_upload(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset
         memcpy((char *)dst->mapped + offset, bytes, len);
         return ERR_OK;
     }
+    static_assert(GPU_FRAMES == 2, "a submission for each half");
+    uint64_t half = STAGING_BYTES / 2, staged = 0;
+    uint64_t most = max_u64(LEAST_PIECE_BYTES, min_u64(half, div_up(len, 2)));
     e = need_staging(g, why);
-    for (uint64_t done = 0; e == ERR_OK && done < len; done += STAGING_BYTES) {
-        uint64_t piece = min_u64(len - done, STAGING_BYTES);
-        memcpy(g->staging.mapped, (const char *)bytes + done, piece);
-        e = move_piece(g, dst, offset + done, piece, true, why);
+    for (uint64_t done = 0; e == ERR_OK && done < len; done += most) {
+        uint64_t piece = min_u64(len - done, most);
+        if (gpu_in_flight(g) == GPU_FRAMES)
+            e = gpu_wait(g, why); /* this half's last one */
+        if (e != ERR_OK)
+            break;
+        memcpy((char *)g->staging.mapped + staged, (const char *)bytes + done, piece);
+        e = submit_piece(g, dst, offset + done, staged, piece, true, why);
+        staged = half - staged;
     }
-    return e;
+    return e == ERR_OK ? gpu_wait_all(g, why) : e;
 }
 
 enum err gpu_download(struct gpu *g, const struct gpu_buffer *src, uint64_t offset, void *ret_bytes,
@@ -200,7 +208,9 @@ enum err gpu_download(struct gpu *g, const struct gpu_buffer *src, uint64_t offs
     e = need_staging(g, why);
     for (uint64_t done = 0; e == ERR_OK && done < len; done += STAGING_BYTES) {
         uint64_t piece = min_u64(len - done, STAGING_BYTES);
-        e = move_piece(g, src, offset + done, piece, false, why);
+        e = submit_piece(g, src, offset + done, 0, piece, false, why);
+        if (e == ERR_OK)
+            e = gpu_wait(g, why);
         if (e == ERR_OK)
             memcpy((char *)ret_bytes + done, g->staging.mapped, piece);
     }

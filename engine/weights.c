@@ -1,10 +1,11 @@
 /* A model's tensors onto the device, in the kernels' layout. Tensors are packed into few large
  * buffers. */
+#include <assert.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/size.h"
 #include "engine/engine_impl.h"
+#include "engine/repack.h"
 
 enum { ALIGN_BYTES = 256, MOST_IN_A_LAYER = 23 };
 static const uint64_t SLAB_BYTES = UINT64_C(1) << 30;
@@ -91,28 +92,53 @@ static size_t place(struct loader *l, uint64_t *slab_bytes)
     return slabs;
 }
 
-static enum err upload(struct loader *l, const struct item *i, struct err_msg *why)
+/* A matrix, in the pieces that r makes of it. */
+static enum err upload_matrix(struct loader *l, const struct item *i, struct repack *r,
+                              struct err_msg *why)
+{
+    struct repack_piece p = {0};
+    while (!p.last) {
+        enum err e = repack_next(r, &p, why);
+        if (e != ERR_OK)
+            return e;
+        assert(p.tensor == i->tensor);
+        e = gpu_upload(l->gpu, &l->w->slabs[i->slab], i->offset + p.offset, p.data, p.bytes, why);
+        if (e != ERR_OK)
+            return err_prefix(why, e, "tensor %.*s", STR_ARG(i->tensor->name));
+    }
+    return ERR_OK;
+}
+
+static enum err upload(struct loader *l, const struct item *i, struct repack *r,
+                       struct err_msg *why)
 {
     const struct gguf_tensor *t = i->tensor;
     const struct gpu_buffer *slab = &l->w->slabs[i->slab];
     enum err e;
-    if (i->is_vector) {
-        e = gpu_upload(l->gpu, slab, i->offset, t->data, t->bytes, why);
-    } else {
-        void *repacked = malloc(i->bytes);
-        if (repacked == NULL)
-            return err_set(why, ERR_NOMEM, "out of memory: %llu bytes for tensor %.*s",
-                           (unsigned long long)i->bytes, STR_ARG(t->name));
-        e = kernel_weight_repack(t->type, t->dims[1] * t->dims[2], t->dims[0], t->data, repacked,
-                                 why);
-        if (e == ERR_OK)
-            e = gpu_upload(l->gpu, slab, i->offset, repacked, i->bytes, why);
-        free(repacked);
-    }
-    if (e != ERR_OK)
-        return err_prefix(why, e, "tensor %.*s", STR_ARG(t->name));
     i->dst->address = slab->address + i->offset;
-    return ERR_OK;
+    if (!i->is_vector)
+        return upload_matrix(l, i, r, why);
+    e = gpu_upload(l->gpu, slab, i->offset, t->data, t->bytes, why);
+    return e == ERR_OK ? e : err_prefix(why, e, "tensor %.*s", STR_ARG(t->name));
+}
+
+static enum err upload_all(struct loader *l, struct err_msg *why)
+{
+    struct repack *r = NULL;
+    size_t count = 0;
+    const struct gguf_tensor **matrices = calloc(l->count + 1, sizeof *matrices);
+    if (matrices == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for the tensor table");
+    for (size_t i = 0; i < l->count; i++) {
+        if (!l->items[i].is_vector)
+            matrices[count++] = l->items[i].tensor;
+    }
+    enum err e = repack_create(matrices, count, repack_threads(), &r, why);
+    for (size_t i = 0; i < l->count && e == ERR_OK; i++)
+        e = upload(l, &l->items[i], r, why);
+    repack_destroy(&r);
+    free(matrices);
+    return e;
 }
 
 /* Lists the tensors and gives them their places. w->layers, l->items and *ret_slab_bytes
@@ -172,8 +198,7 @@ enum err weights_load(struct weights *w, struct gpu *g, const struct model *m, s
             goto fail;
         w->bytes += slab_bytes[i];
     }
-    for (size_t i = 0; i < l.count && e == ERR_OK; i++)
-        e = upload(&l, &l.items[i], why);
+    e = upload_all(&l, why);
     if (e == ERR_OK && m->output == m->token_embd)
         w->output = w->token_embd;
 fail:
