@@ -63,21 +63,34 @@ enum { TYPES = ARRAY_LEN(types), TILES = TYPES, PAIRED, SOURCES };
  * sums + round_us). */
 static const struct variant {
     uint32_t tm, tn, warps_m, warps_n, warps_k, unroll;
+    bool sums_shared;
     uint32_t at_a_time; /* workgroups */
     float begin_us, group_us, round_us;
 } variants[] = {
-    {1, 1, 1, 1, 8, 4, 528, 2, 0.20f, 1}, {1, 1, 1, 1, 16, 5, 264, 2, 0.20f, 1},
-    {1, 2, 1, 1, 8, 4, 528, 2, 0.25f, 1}, {1, 2, 1, 1, 16, 5, 264, 2, 0.25f, 1},
-    {1, 4, 1, 1, 8, 4, 264, 3, 0.50f, 1}, {1, 4, 1, 1, 16, 5, 132, 2, 0.60f, 1.5f},
-    {2, 4, 1, 1, 4, 0, 264, 4, 0.58f, 0}, {2, 4, 2, 2, 1, 0, 396, 2, 0.52f, 0},
+    {1, 1, 1, 1, 8, 4, false, 528, 2, 0.20f, 1}, {1, 1, 1, 1, 16, 5, false, 264, 2, 0.20f, 1},
+    {1, 2, 1, 1, 8, 4, false, 528, 2, 0.25f, 1}, {1, 2, 1, 1, 16, 5, false, 264, 2, 0.25f, 1},
+    {1, 4, 1, 1, 8, 4, false, 264, 3, 0.50f, 1}, {1, 4, 1, 1, 16, 5, false, 132, 2, 0.60f, 1.5f},
+    {2, 4, 1, 1, 4, 0, false, 264, 4, 0.58f, 0}, {2, 4, 2, 2, 1, 0, false, 396, 2, 0.52f, 0},
+    {4, 4, 2, 2, 1, 0, true, 264, 2, 0.65f, 0},  {4, 4, 2, 2, 1, 1, true, 264, 2, 9.0f, 0},
+    {2, 4, 2, 2, 1, 0, true, 396, 2, 9.0f, 0},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 
-enum { ROWS_WARPS = 4, ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10 };
+enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
 enum attention { MANY, FEW_8, FEW_4, FEW_2, ATTENTIONS };
-static const uint32_t attention_specs[ATTENTIONS][3] = {{2, 4, 1}, {1, 1, 8}, {1, 1, 4}, {1, 1, 2}};
+struct attention_spec {
+    uint32_t tn, warps_n, warps_k; /* the shader's constants; 0: not used */
+};
+/* For heads of up to 64 values, and larger ones; by shared memory. */
+static const struct attention_spec attention_specs[2][ATTENTIONS] = {
+    {{2, 2, 4}, {1, 1, 8}, {1, 1, 4}, {1, 1, 2}},
+    {{1, 4, 2}, {0}, {1, 1, 4}, {1, 1, 2}},
+};
+/* Emulated: many columns. A software device has half as much. */
+static const struct attention_spec emulated_many[2] = {{2, 2, 2}, {1, 4, 1}};
+enum { MANY_COLUMNS = 32, FEW_COLUMNS = 8 };
 
 struct matrix {
     struct gpu *gpu;
@@ -140,7 +153,7 @@ static enum err make_hash(struct matrix *m, struct err_msg *why)
 enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool emulated,
                        struct matrix **ret, struct err_msg *why)
 {
-    static const uint32_t rows_spec[] = {ROWS_WARPS, ROWS_WARPS}, elements = ELEMENTS;
+    static const uint32_t elements = ELEMENTS;
     assert(head_size % 32 == 0 && head_size <= MATRIX_MAX_HEAD_SIZE);
     struct matrix *m = calloc(1, sizeof *m);
     if (m == NULL)
@@ -152,16 +165,19 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
     m->forced = -1;
     enum err e = make_hash(m, why);
     for (size_t i = 0; i < ATTENTIONS && e == ERR_OK; i++) {
-        const uint32_t *a = attention_specs[i];
-        const uint32_t spec[] = {a[1] * a[2], head_size / 32, a[0], a[1], a[2]};
-        if (i != FEW_8 || head_size <= 64) /* larger heads: too much shared memory */
+        const struct attention_spec *a = i == MANY && emulated
+                                             ? &emulated_many[head_size > 64]
+                                             : &attention_specs[head_size > 64][i];
+        const uint32_t spec[] = {a->warps_n * a->warps_k, head_size / 32, a->tn, a->warps_n,
+                                 a->warps_k};
+        if (a->tn > 0)
             e = create(m, "matrix_attention", &attention_code[emulated],
                        sizeof(struct push_matrix_attention), spec, ARRAY_LEN(spec),
                        &m->attention[i], why);
     }
     if (e == ERR_OK)
-        e = create(m, "matrix_rows", &rows_code[emulated], sizeof(struct push_matrix_rows),
-                   rows_spec, 2, &m->rows, why);
+        e = create(m, "matrix_rows", &rows_code[emulated], sizeof(struct push_matrix_rows), NULL, 0,
+                   &m->rows, why);
     if (e == ERR_OK)
         e = create(m, "matrix_rope", &rope_code, sizeof(struct push_matrix_rope), &elements, 1,
                    &m->rope, why);
@@ -221,6 +237,19 @@ static void grid(const struct variant *v, const struct matrix_weight *w, uint32_
     *ret_y = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
 }
 
+bool matrix_variant_fits(const struct matrix *m, size_t variant)
+{
+    const struct variant *v = &variants[variant];
+    uint32_t warps = v->warps_m * v->warps_n * v->warps_k, bytes = 0;
+    if (v->warps_k > 1 || v->sums_shared)
+        bytes += warps * v->tm * v->tn * 32 * 16;
+    if (m->emulated)
+        bytes += warps * 32 * 24;
+    if (v->tn * v->warps_n == 1)
+        bytes += m->norm_groups * 32 * 16 + 256;
+    return bytes + 256 <= gpu_info(m->gpu)->shared_bytes;
+}
+
 static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     uint32_t slices, slice_groups, x, y;
@@ -236,7 +265,7 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
     float least = 0;
     for (size_t i = 4; i < VARIANTS; i++) {
         const struct variant *v = &variants[i];
-        if (v->warps_k > 4 && i != 4 + few)
+        if ((v->warps_k > 4 && i != 4 + few) || !matrix_variant_fits(m, i))
             continue;
         grid(v, w, rows, &x, &y);
         float rounds = (float)div_up((uint64_t)x * y, v->at_a_time);
@@ -274,7 +303,8 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                              v->warps_k,
                              v->unroll,
                              gated,
-                             normed ? m->norm_groups : 0};
+                             normed ? m->norm_groups : 0,
+                             v->sums_shared};
     const struct code *code = source == TILES    ? &tiles_code[m->emulated]
                               : source == PAIRED ? &qkv_code[m->emulated]
                                                  : &types[source].matmul[m->emulated];
@@ -348,7 +378,7 @@ void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum te
 
 void matrix_rows(struct matrix *m, const struct push_matrix_rows *p)
 {
-    gpu_dispatch(m->gpu, m->rows, p, (uint32_t)div_up(p->rows, 2 * ROWS_WARPS), 1, 1);
+    gpu_dispatch(m->gpu, m->rows, p, (uint32_t)div_up(p->rows, 2), 1, 1);
 }
 
 void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
@@ -357,14 +387,9 @@ void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
     gpu_dispatch(m->gpu, m->rope, p, (uint32_t)div_up(words, ELEMENTS), p->rows, 1);
 }
 
-static uint32_t columns_of(enum attention i)
-{
-    return 8 * attention_specs[i][0] * attention_specs[i][1];
-}
-
 uint32_t matrix_task_rows(uint32_t n_head, uint32_t n_head_kv)
 {
-    return (uint32_t)max_u64(1, columns_of(MANY) / (n_head / n_head_kv));
+    return (uint32_t)max_u64(1, MANY_COLUMNS / (n_head / n_head_kv));
 }
 
 void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,
@@ -378,7 +403,7 @@ void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, u
     uint32_t columns = few ? share : share * matrix_task_rows(p->n_head, p->n_head_kv);
     if (tasks > 0)
         gpu_dispatch(m->gpu, m->attention[i], p, tasks, p->n_head_kv,
-                     (uint32_t)div_up(columns, columns_of(i)));
+                     (uint32_t)div_up(columns, few ? FEW_COLUMNS : MANY_COLUMNS));
 }
 
 size_t matrix_variants(void)

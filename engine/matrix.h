@@ -76,6 +76,7 @@ void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, u
 /* Tests only: from now on this variant (0 .. matrix_variants() - 1; -1: by shape), from tiles or
  * not. */
 size_t matrix_variants(void);
+bool matrix_variant_fits(const struct matrix *m, size_t variant); /* the device's shared memory */
 void matrix_force(struct matrix *m, int variant);
 
 #endif

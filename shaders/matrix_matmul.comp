@@ -14,6 +14,7 @@ layout(constant_id = 4) const uint WARPS_N = 1;
 layout(constant_id = 5) const uint WARPS_K = 8;
 layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: one ahead of the products */
 layout(constant_id = 7) const bool GATED = false;
+layout(constant_id = 9) const bool SUMS_SHARED = false; /* sums of slices in shared memory: WARPS_K 1 */
 layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normalized here; k / 32. TN, WARPS_N 1 */
 #ifdef QKV
 layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
@@ -27,26 +28,54 @@ const uint WARPS = WARPS_M * WARPS_N * WARPS_K;
 const uint TILES = TM * TN;
 const uint AHEAD = UNROLL > 0 ? UNROLL : 1;
 
-shared vec4 partial[WARPS_K > 1 ? WARPS_M * WARPS_N * WARPS_K * TILES * WARP : 1];
+/* A slice's sums of all warps, or the sums of slices so far, each lane's its own. */
+shared vec4 partial[WARPS_K > 1 || SUMS_SHARED ? WARPS * TILES * WARP : 1];
 
 const bool NORMED = NORM_GROUPS > 0;
 shared uvec4 normed[NORMED ? NORM_GROUPS * WARP : 1];
+const uint NORM_OWN = NORM_GROUPS > 32 ? (NORM_GROUPS + 31) / 32 : 1; /* fours of a row a lane */
+shared float norm_partial[NORMED ? 64 : 1];
 #define NORM_PUT(at, part, word) normed[at][part] = word
 #include "matrix_norm.glsl"
 
 /* Every workgroup norms the rows of its tile for itself: dearer than once, cheaper than another dispatch. */
 void norm_rows(uint first)
 {
-    for (uint pair = 0; pair < 4; pair += WARPS) {
-        uint own = min(pair + gl_LocalInvocationID.y, 3), a = first + own * 2;
-        bool there = pair + gl_LocalInvocationID.y < 4 && a < p.rows;
-        if (UNIFORM_WARPS || there) {
-            a = there ? a : first;
-            own = there ? own : 0;
-            bool has_b = a + 1 < p.rows;
-            norm_pair(at(p.a, a, p.k, 4), at(p.a, has_b ? a + 1 : a, p.k, 4), has_b, p.norm, p.k, p.eps, own);
+    uint count = min(p.rows - first, 8), warp = gl_LocalInvocationID.y, lane = warp * WARP + warp_lane();
+    vec4 x[8 * NORM_OWN];
+    [[unroll]] for (uint r = 0; r < 8; r++)
+        [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
+            uint i = lane + o * NORM_LANES;
+            bool there = r < count && lane < NORM_LANES && i < NORM_GROUPS * 8;
+            x[r * NORM_OWN + o] = there ? F32x4s(at(p.a, first + r, p.k, 4)).v[i] : vec4(0.0);
         }
-    }
+    [[unroll]] for (uint r = 0; r < 8; r++)
+        if (r < count) {
+            float sum = 0.0;
+            [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
+                sum = add_squares(x[r * NORM_OWN + o], sum);
+            sum = warp_sum(sum);
+            if (warp_lane() == 0 && warp < NORM_WARPS)
+                norm_partial[r * NORM_WARPS + warp] = sum;
+        }
+    barrier();
+    [[unroll]] for (uint r = 0; r < 8; r++)
+        if (r < count) {
+            precise float total = 0.0;
+            [[unroll]] for (uint w = 0; w < NORM_WARPS; w++)
+                total = total + norm_partial[r * NORM_WARPS + w];
+            float scale = norm_scale(total, p.k, p.eps);
+            [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
+                vec4 weight = F32x4s(p.norm).v[min(lane + o * NORM_LANES, NORM_GROUPS * 8 - 1)];
+                x[r * NORM_OWN + o] = scaled(x[r * NORM_OWN + o], scale, weight);
+            }
+        }
+    [[unroll]] for (uint pair = 0; pair < 4; pair++)
+        [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
+            uint i = lane + o * NORM_LANES;
+            if (pair * 2 < count && lane < NORM_LANES && i < NORM_GROUPS * 8)
+                put_pair(i, pair, x[pair * 2 * NORM_OWN + o], x[(pair * 2 + 1) * NORM_OWN + o]);
+        }
     barrier();
 }
 
@@ -195,8 +224,11 @@ void main()
         norm_rows(row_tile * 8);
     Units row_base = Units(p.a + uint64_t(row_tile) * groups * 512 + lane * 16);
     vec4 total[TILES], acc[TILES];
-    [[unroll]] for (uint i = 0; i < TILES; i++)
+    [[unroll]] for (uint i = 0; i < TILES; i++) {
         total[i] = vec4(0.0);
+        if (SUMS_SHARED)
+            partial[(warp * TILES + i) * WARP + lane] = vec4(0.0);
+    }
     for (uint round = 0; round < p.slices; round += WARPS_K) {
         uint begin = min((round + warp_k) * p.slice_groups, groups), end = min(begin + p.slice_groups, groups);
         [[unroll]] for (uint i = 0; i < TILES; i++)
@@ -247,6 +279,11 @@ void main()
                 MULTIPLY(w, 0, x, 0)
             }
         }
+        if (SUMS_SHARED) {
+            [[unroll]] for (uint i = 0; i < TILES; i++)
+                partial[(warp * TILES + i) * WARP + lane] += acc[i];
+            continue;
+        }
         if (WARPS_K == 1) {
             [[unroll]] for (uint i = 0; i < TILES; i++)
                 total[i] += acc[i];
@@ -264,5 +301,6 @@ void main()
     [[unroll]] for (uint i = 0; i < TM; i++)
         [[unroll]] for (uint j = 0; j < TN; j++)
             if ((i * TN + j) % WARPS_K == warp_k)
-                write_tile(out_tile + i, row_tile + j, total[i * TN + j]);
+                write_tile(out_tile + i, row_tile + j,
+                           SUMS_SHARED ? partial[(warp * TILES + i * TN + j) * WARP + lane] : total[i * TN + j]);
 }

@@ -1,31 +1,53 @@
 #version 460
-/* Rows of f32 to row tiles of f16 (matrix.glsl), normalized first where there is a weight. A warp takes two rows. */
+/* Rows of f32 to row tiles of f16 (matrix.glsl), normalized first where there is a weight. A workgroup takes two rows:
+ * they share words. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
-layout(local_size_x = 32, local_size_y_id = 0) in;
-layout(constant_id = 1) const uint WARPS = 4; /* as y */
+layout(local_size_x = 32, local_size_y = 8) in;
 layout(push_constant) uniform P { PUSH_MATRIX_ROWS } p;
 
+const uint WARPS = 8;
 #include "matrix.glsl"
 
 U32s tile;
 #define NORM_PUT(at, part, word) tile.v[(at) * 4 + (part)] = word
 #include "matrix_norm.glsl"
 
-uint64_t row_of(uint r)
+shared vec2 partial[NORM_WARPS];
+
+F32x4s row_of(uint r)
 {
-    return at(p.x, p.idx != 0 ? U32s(p.idx).v[r] : r, p.stride, 4);
+    return F32x4s(at(p.x, p.idx != 0 ? U32s(p.idx).v[r] : r, p.stride, 4));
 }
 
 void main()
 {
-    uint a = (gl_WorkGroupID.x * WARPS + gl_LocalInvocationID.y) * 2;
-    bool there = a < p.rows;
-    if (!UNIFORM_WARPS && !there)
-        return;
-    a = there ? a : 0; /* emulated: all warps go on together */
+    uint a = gl_WorkGroupID.x * 2, lane = gl_LocalInvocationID.y * WARP + warp_lane();
     bool has_b = a + 1 < p.rows;
+    F32x4s xa = row_of(a), xb = row_of(has_b ? a + 1 : a), weight = F32x4s(p.weight);
     tile = U32s(p.out_ + uint64_t(a / 8) * (p.cols / 32) * 512);
-    norm_pair(row_of(a), row_of(has_b ? a + 1 : a), has_b, p.weight, p.cols, p.eps, a % 8 / 2);
+    vec2 scale = vec2(1.0);
+    if (p.weight != 0) {
+        vec2 sum = vec2(0.0);
+        for (uint i = lane; i < p.cols / 4; i += NORM_LANES)
+            sum = vec2(add_squares(xa.v[i], sum.x), add_squares(xb.v[i], sum.y));
+        sum = vec2(warp_sum(sum.x), warp_sum(sum.y));
+        if (warp_lane() == 0)
+            partial[gl_LocalInvocationID.y] = sum;
+        barrier();
+        precise vec2 total = vec2(0.0);
+        [[unroll]] for (uint w = 0; w < NORM_WARPS; w++)
+            total = total + partial[w];
+        scale = vec2(norm_scale(total.x, p.cols, p.eps), norm_scale(total.y, p.cols, p.eps));
+    }
+    for (uint i = lane; i < p.cols / 4; i += NORM_LANES) {
+        vec4 ya = xa.v[i], yb = has_b ? xb.v[i] : vec4(0.0);
+        if (p.weight != 0) {
+            vec4 w = weight.v[i];
+            ya = scaled(ya, scale.x, w);
+            yb = scaled(yb, scale.y, w);
+        }
+        put_pair(i, a % 8 / 2, ya, yb);
+    }
 }
