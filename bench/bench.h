@@ -58,10 +58,14 @@ struct bench_common {
 /* Parses; on a mistake prints one line and returns the exit code in *ret_exit. */
 bool bench_parse(const struct option *table, size_t count, void *target, const char *usage,
                  int argc, char **argv, int *ret_exit);
-int bench_fail(enum err e, const struct err_msg *why); /* prints; returns BENCH_FATAL */
+/* Prints; returns the exit code: ERR_USAGE 2, ERR_CONFLICT (a comparison failed) 1, others 3. */
+int bench_fail(enum err e, const struct err_msg *why);
 
 enum err bench_open_model(const struct bench_common *c, struct model **ret,
                           struct err_msg *why) MUST_CHECK;
+/* The device that c asks for; its free memory (0: unknown) may be NULL. */
+enum err bench_choose_device(const struct bench_common *c, struct gpu_device_info *ret,
+                             uint64_t *ret_free_bytes, struct err_msg *why) MUST_CHECK;
 /* o: everything but the device, which comes from c. */
 enum err bench_open_engine(const struct bench_common *c, const struct model *m,
                            struct engine_options o, struct engine **ret,
@@ -92,7 +96,9 @@ int cmd_devices(int argc, char **argv);
 int cmd_ppl(int argc, char **argv);
 int cmd_logits(int argc, char **argv);
 int cmd_invariance(int argc, char **argv);
-int cmd_speed(int argc, char **argv);
+int cmd_run(int argc, char **argv);
+int cmd_device(int argc, char **argv);
+int cmd_mixed(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 
 #endif

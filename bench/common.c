@@ -1,5 +1,6 @@
 /* What the commands share: options, opening, data files. */
 #include <jansson.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,7 @@ bool bench_parse(const struct option *table, size_t count, void *target, const c
 int bench_fail(enum err e, const struct err_msg *why)
 {
     fprintf(stderr, "octoflow-bench: %s\n", why->text[0] != '\0' ? why->text : err_name(e));
-    return BENCH_FATAL;
+    return e == ERR_USAGE ? BENCH_USAGE : e == ERR_CONFLICT ? BENCH_FAILED : BENCH_FATAL;
 }
 
 enum err bench_open_model(const struct bench_common *c, struct model **ret, struct err_msg *why)
@@ -43,18 +44,37 @@ enum err bench_open_model(const struct bench_common *c, struct model **ret, stru
     return model_open(c->model, ret, why);
 }
 
-enum err bench_open_engine(const struct bench_common *c, const struct model *m,
-                           struct engine_options o, struct engine **ret, struct err_msg *why)
+enum err bench_choose_device(const struct bench_common *c, struct gpu_device_info *ret,
+                             uint64_t *ret_free_bytes, struct err_msg *why)
 {
     struct gpu_device_info list[GPU_MAX_DEVICES];
     size_t count = 0, index = 0;
+    struct gpu *g = NULL;
     enum err e = gpu_list(list, &count, why);
     if (e == ERR_OK)
         e = gpu_choose(list, count, c->device, &index, why);
+    if (e == ERR_OK && ret_free_bytes != NULL)
+        e = gpu_create(&(struct gpu_options){.device_index = list[index].index}, &g, why);
     if (e != ERR_OK)
         return e;
-    o.device_index = list[index].index;
+    if (ret_free_bytes != NULL)
+        *ret_free_bytes = gpu_memory_free(g);
+    gpu_destroy(&g);
+    *ret = list[index];
+    return ERR_OK;
+}
+
+enum err bench_open_engine(const struct bench_common *c, const struct model *m,
+                           struct engine_options o, struct engine **ret, struct err_msg *why)
+{
+    struct gpu_device_info device;
+    enum err e = bench_choose_device(c, &device, NULL, why);
+    if (e != ERR_OK)
+        return e;
+    char cache_dir[PATH_MAX];
+    o.device_index = device.index;
     o.validate = c->validate;
+    o.cache_dir = file_cache_dir(cache_dir, sizeof cache_dir) ? cache_dir : NULL;
     o.no_tiles = c->no_tiles;
     if (c->family == NULL || strcmp(c->family, "auto") == 0)
         o.family = ENGINE_AUTO;

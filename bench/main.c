@@ -19,7 +19,9 @@ static const struct command {
      "compares logits with a reference file (JSON list with \"ids\" and \"top\")"},
     {"invariance", cmd_invariance,
      "hashes every logits row alone, batched, chunked, preempted, behind shared prefixes"},
-    {"speed", cmd_speed, "prefill and decode tokens/s by batch size"},
+    {"device", cmd_device, "measures bandwidth, arithmetic, cost of a dispatch and a submission"},
+    {"run", cmd_run, "prefill and decode tokens/s by batch size, time by kernel, limits"},
+    {"mixed", cmd_mixed, "many requests of mixed lengths from first step to last token"},
     {"synth", cmd_synth, "writes a model with random weights in the shape of a known one"},
 };
 
