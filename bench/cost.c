@@ -42,7 +42,7 @@ static void add_layer(const struct model *m, const struct model_layer *l, double
     }
 }
 
-void cost_of_step(const struct model *m, double rows, double context, double samples,
+void cost_of_step(const struct model *m, bool tiles, double rows, double context, double samples,
                   struct step_cost *ret)
 {
     struct matrices read = {0}, used = {0}, head = {0};
@@ -57,24 +57,23 @@ void cost_of_step(const struct model *m, double rows, double context, double sam
     if (samples > 0)
         add(&head, m->output, 1);
     c.flops += 2 * (rows * used.values + samples * head.values);
-    c.weight_bytes = read.bytes + head.bytes;
-    c.tiles_bytes = 2 * (read.values + head.values);
+    c.weight_bytes = tiles ? 2 * (read.values + head.values) : read.bytes + head.bytes;
     c.logits_bytes = samples * m->n_vocab * 4.0 * 2;
     c.bytes = c.weight_bytes + c.kv_bytes + c.logits_bytes;
     *ret = c;
 }
 
-void cost_of_prompt(const struct model *m, double tokens, double chunk, struct step_cost *ret)
+void cost_of_prompt(const struct model *m, bool tiles, double tokens, double chunk,
+                    struct step_cost *ret)
 {
     struct step_cost sum = {0};
     for (double done = 0; done < tokens; done += chunk) {
         double rows = fmin(chunk, tokens - done), kv_row = 2.0 * m->n_head_kv * m->head_size * 2;
         struct step_cost c;
-        cost_of_step(m, rows, done + rows / 2, done + rows >= tokens ? 1 : 0, &c);
+        cost_of_step(m, tiles, rows, done + rows / 2, done + rows >= tokens ? 1 : 0, &c);
         /* Rows of one sequence share what they read. */
         c.kv_bytes = m->n_layer * kv_row * (done + 2 * rows);
         sum.weight_bytes += c.weight_bytes;
-        sum.tiles_bytes += c.tiles_bytes;
         sum.kv_bytes += c.kv_bytes;
         sum.logits_bytes += c.logits_bytes;
         sum.bytes += c.weight_bytes + c.kv_bytes + c.logits_bytes;

@@ -1,5 +1,6 @@
 /* octoflow-bench run: prefill and decode tokens/s by batch size, checked: what a batch generates is
  * what each sequence generates alone. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,8 @@ static const struct option table[] = {
      .help = "also the device's limits, and a step's time by kernel, in runs of their own"},
     {"no-verify", 0, OPTION_FLAG, offsetof(struct run_options, no_verify),
      .help = "do not generate the first and the last sequence of each batch again, alone"},
+    {"no-energy", 0, OPTION_FLAG, offsetof(struct run_options, no_energy),
+     .help = "no run of a second for the energy counter after each batch"},
     {"json", 0, OPTION_FLAG, offsetof(struct run_options, json),
      .help = "one JSON object on the last line"},
 };
@@ -65,9 +68,9 @@ static enum err check_context(const struct run *r, const struct bench_count *n, 
         return ERR_OK;
     return err_set(
         why, ERR_USAGE,
-        "batch %u: sequences get %llu tokens long (prompt %lld, %llu steps, %llu steps in "
-        "which others are in their prompts), the context is %llu: make --prompt or --gen "
-        "smaller",
+        "batch %u: sequences get %llu tokens long (prompt %lld, %llu timed steps, %llu "
+        "while others are in their prompts); the context is %llu: make --prompt, --gen "
+        "or the batch smaller",
         n->value, (unsigned long long)want, (long long)r->o.prompt, (unsigned long long)steps,
         (unsigned long long)(want - steps - (uint64_t)r->o.prompt), (unsigned long long)max_ctx);
 }
@@ -132,24 +135,24 @@ static bool warming_step(void *user, const struct engine_step_stats *s, uint64_t
  * prompts. */
 static enum err warm_batch(struct run *r, const struct bench_count *n, struct err_msg *why)
 {
-    bool software = engine_info(r->engine)->device.software;
-    struct warming warming = {.timing = {.batch = n->value, .steps_max = software ? 4 : UINT64_MAX},
-                              .ns_wanted = software    ? UINT64_MAX
-                                           : n->ranged ? WARM_RANGED_NS
-                                                       : WARM_NS};
+    struct warming warming = {.timing = {.batch = n->value, .steps_max = UINT64_MAX},
+                              .ns_wanted = n->ranged ? WARM_RANGED_NS : WARM_NS};
+    if (engine_info(r->engine)->device.software) {
+        if (n->ranged && r->warm)
+            return ERR_OK;
+        warming.timing.steps_max = 4;
+        warming.ns_wanted = 1;
+    }
     uint32_t prompt = (uint32_t)min_u64(16, (uint64_t)r->o.prompt);
     uint64_t tokens = tokens_wanted(r, n->value, steps_of(r, n));
-    if (software && n->ranged && r->warm)
-        return ERR_OK;
     struct work w = {0};
     enum err e = work_create(n->value, UINT64_C(1) << 40, prompt, (uint32_t)tokens,
                              r->model->n_vocab, &w, why);
     w.temperature = (float)r->o.temperature;
     w.top_p = (float)r->o.top_p;
-    for (uint64_t steps = UINT64_MAX; e == ERR_OK && warming.timing.ns < warming.ns_wanted &&
-                                      warming.timing.steps != steps &&
-                                      warming.timing.steps < warming.timing.steps_max;) {
-        steps = warming.timing.steps;
+    uint64_t before = UINT64_MAX; /* a run without a timed step: time_batch() says so */
+    while (e == ERR_OK && warming.timing.ns < warming.ns_wanted && warming.timing.steps != before) {
+        before = warming.timing.steps;
         warming.timing.last_full = false;
         e = work_run(r->engine, &w, warming_step, &warming, why);
     }
@@ -178,11 +181,29 @@ static enum err measure_energy(struct run *r, struct work *w, struct err_msg *wh
     return ERR_OK;
 }
 
-static void print_batch(struct run *r, uint32_t batch, double rate, bool ranged)
+void run_cost_of_batch(const struct run *r, uint32_t batch, uint64_t steps, struct step_cost *ret)
+{
+    double before = (double)batch * (double)r->o.prompt / r->chunk_tokens;
+    double context = (double)r->o.prompt + before / 2 + (double)steps / 2;
+    cost_of_step(r->model, engine_info(r->engine)->tiles_bytes > 0, batch, context, batch, ret);
+}
+
+void run_cost_of_prompt(const struct run *r, uint32_t length, struct step_cost *ret)
+{
+    const struct engine_info *info = engine_info(r->engine);
+    double chunk = info->chunk_tokens, seqs = (double)r->o.prefill_seqs;
+    cost_of_prompt(r->model, info->tiles_bytes > 0, length, chunk, ret);
+    /* A step can hold the rows of several prompts. */
+    double shared = ret->weight_bytes * ceil(seqs * length / chunk) / (seqs * ceil(length / chunk));
+    ret->bytes += shared - ret->weight_bytes;
+    ret->weight_bytes = shared;
+}
+
+static void print_batch(struct run *r, uint32_t batch, uint64_t steps, double rate, bool ranged)
 {
     bool greedy = r->o.temperature == 0;
     struct step_cost c;
-    cost_of_step(r->model, batch, (double)r->o.prompt + (double)r->o.gen / 2, batch, &c);
+    run_cost_of_batch(r, batch, steps, &c);
     printf("%6u %14.1f %12.4f", batch, rate, 1e3 * batch / rate);
     if (r->tokens_per_joule > 0)
         printf(" %14.2f", r->tokens_per_joule);
@@ -220,13 +241,13 @@ static enum err run_batch(struct run *r, const struct bench_count *n, struct err
             e = verify_batch(r, &w, why);
     }
     r->tokens_per_joule = 0;
-    if (e == ERR_OK && !n->ranged)
+    if (e == ERR_OK && !n->ranged && !r->o.no_energy)
         e = measure_energy(r, &w, why);
     work_free(&w);
     if (e != ERR_OK)
         return e;
     double rate = bench_median(rates, (size_t)r->o.repeats);
-    print_batch(r, n->value, rate, n->ranged);
+    print_batch(r, n->value, steps, rate, n->ranged);
     if (n->ranged && r->last_ranged > 0 && n->value == r->last_ranged + 1) {
         double drop = (1 - rate / r->last_rate) * 100;
         if (drop > r->worst_drop) {
@@ -282,7 +303,7 @@ static enum err run_prefill(struct run *r, uint32_t length, struct err_msg *why)
         return err_prefix(why, e, "prefill of %u", length);
     double rate = bench_median(rates, (size_t)r->o.repeats);
     struct step_cost c;
-    cost_of_prompt(r->model, length, engine_info(r->engine)->chunk_tokens, &c);
+    run_cost_of_prompt(r, length, &c);
     printf("%8u %16.1f %12.4f %12.2f %12.2f\n", length, rate, 1e3 * length / rate, c.bytes / 1e6,
            c.flops / 1e9);
     fflush(stdout);
@@ -343,10 +364,14 @@ static enum err open_engine(struct run *r, bool profile, struct err_msg *why)
     return bench_open_engine(&r->o.common, r->model, o, &r->engine, why);
 }
 
+/* After all that was timed: time stamps cost time. */
 static enum err profile_batches(struct run *r, struct err_msg *why)
 {
+    struct gpu_device_info device;
     engine_destroy(&r->engine);
-    enum err e = open_engine(r, true, why);
+    enum err e = measure_device(r->o.common.device, r->o.common.validate, &device, &r->rates, why);
+    if (e == ERR_OK)
+        e = open_engine(r, true, why);
     for (size_t i = 0; e == ERR_OK && i < r->batches.count; i++) {
         const struct bench_count *n = &r->batches.list[i];
         struct work w = {0};

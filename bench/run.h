@@ -5,6 +5,7 @@
 #include "bench/bench.h"
 #include "bench/cost.h"
 #include "bench/energy.h"
+#include "bench/measure.h"
 #include "bench/report.h"
 #include "bench/work.h"
 
@@ -13,7 +14,7 @@ struct run_options {
     const char *prefill, *batch;
     int64_t prefill_seqs, prompt, gen, repeats;
     double temperature, top_p;
-    bool profile, no_verify, json;
+    bool profile, no_verify, no_energy, json;
 };
 
 struct run {
@@ -28,6 +29,7 @@ struct run {
     struct work_seq *references; /* [max_seqs]: generated alone; sequence i is the same in every
                                     batch */
     uint32_t references_count;
+    struct measure_rates rates; /* with --profile */
     bool warm;
     double tokens_per_joule; /* of the last batch; 0: unknown */
     uint32_t last_ranged;    /* the batch before, if it came from a range */
@@ -35,6 +37,12 @@ struct run {
     uint32_t worst_drop_at;
     bool has_drop;
 };
+
+/* What a step of a batch, with `steps` timed, or a prompt has to move and to compute on this
+ * engine.
+ */
+void run_cost_of_batch(const struct run *r, uint32_t batch, uint64_t steps, struct step_cost *ret);
+void run_cost_of_prompt(const struct run *r, uint32_t length, struct step_cost *ret);
 
 /* profile.c: r->engine has options.profile. */
 enum err profile_decode(struct run *r, struct work *w, uint32_t steps,
