@@ -67,7 +67,7 @@ struct step_layout {
     uint64_t ids, pos, seq; /* uint [max_rows] each */
     uint64_t logit_idx;     /* uint [max_rows]: row of each row that gets logits */
     uint64_t samples;       /* struct sample_row [max_rows] */
-    uint64_t tasks;         /* uint [max_rows][2]: attention's, matrix family */
+    uint64_t tasks;         /* struct attention_task [max_rows]: matrix family */
     uint64_t pages;  /* uint [max_seqs][pages_stride]; of a step, [its sequences][step_stride] */
     uint64_t banned; /* uint [max_seqs * MAX_BANS] */
     uint64_t edits;  /* struct logit_edit [max_edits] */
@@ -106,6 +106,8 @@ struct layer_matrices {
     bool biases_adjoin;           /* q's, k's and v's biases are one vector */
     struct matrix_weight gate_up; /* gated; no tiles and no address: only gate and up */
     struct matrix_weight gate, up, down;
+    /* Tiles from attn_output on: what the layer reads after attention. */
+    uint64_t near, near_bytes;
 };
 
 /* As struct model_layer; address 0 where the architecture has no such tensor. */
@@ -243,7 +245,7 @@ void forward_activate(struct engine *e, uint32_t n_ff, uint32_t rows);
 void forward_mixture_of_experts(struct engine *e, const struct layer_weights *l, uint32_t rows);
 
 /* forward_matrix.c */
-/* Attention's tasks for e->plan into the step's input on the host. */
+/* Attention's tasks for e->plan into the step's input on the host, when all else is there. */
 void forward_matrix_plan(struct engine *e, char *host);
 void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows);
 /* logits of `count` rows of x, those that step input `idx` lists. */

@@ -4,6 +4,8 @@
 #include "base/size.h"
 #include "engine/engine_impl.h"
 
+enum { PREFETCH_ROWS = 96 };
+
 static void matmul(struct engine *e, const struct matrix_weight *w, uint64_t bias, uint64_t a,
                    uint64_t residual, uint64_t out, uint32_t out_stride, uint32_t rows)
 {
@@ -116,13 +118,11 @@ static void project_and_rotate(struct engine *e, const struct layer_weights *l, 
 }
 
 /* attn_tiles [R][n_head * head_size] = attention over each row's past */
-static void attention(struct engine *e, const struct layer_weights *l)
+static void attention(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     const struct model *m = e->model;
     uint64_t step = e->step_device.address;
     struct push_matrix_attention att = {.q = e->q.address,
-                                        .pos = step + e->layout.pos,
-                                        .seq = step + e->layout.seq,
                                         .pages = step + e->layout.pages,
                                         .kv = l->kv_address,
                                         .tasks = step + e->layout.tasks,
@@ -135,8 +135,12 @@ static void attention(struct engine *e, const struct layer_weights *l)
                                         .scale = m->attn_scale,
                                         .softcap = m->attn_softcap};
     matrix_attention(e->matrix, &att, e->tasks_few, true);
-    att.tasks += e->tasks_few * 2 * sizeof(uint32_t);
+    att.tasks += e->tasks_few * sizeof(struct attention_task);
     matrix_attention(e->matrix, &att, e->tasks_many, false);
+    /* Few rows wait for weights more than they compute: attention leaves the memory idle meanwhile.
+     */
+    if (rows <= PREFETCH_ROWS && l->matrix.near_bytes > 0)
+        matrix_prefetch(e->matrix, l->matrix.near, l->matrix.near_bytes);
     forward_stage(e, "attention");
 }
 
@@ -194,7 +198,7 @@ void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint3
         forward_head_norms(e, l, rows);
         rotate(e, l, rows);
     }
-    attention(e, l);
+    attention(e, l, rows);
     add_to_stream(e, &l->matrix.attn_output, &l->attn_output_bias, e->attn_tiles.address,
                   &l->attn_post_norm, "attn_output", rows);
     if (e->model->n_expert > 0) {
@@ -219,7 +223,8 @@ void forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count)
 
 void forward_matrix_plan(struct engine *e, char *host)
 {
-    uint32_t(*tasks)[2] = (uint32_t(*)[2])(void *)(host + e->layout.tasks);
+    struct attention_task *tasks = (struct attention_task *)(void *)(host + e->layout.tasks);
+    const uint32_t *seq = (const uint32_t *)(void *)(host + e->layout.seq);
     uint32_t most = matrix_task_rows(e->model->n_head, e->model->n_head_kv);
     uint32_t count = 0;
     e->tasks_few = 0;
@@ -229,10 +234,9 @@ void forward_matrix_plan(struct engine *e, char *host)
             run = 1;
             while (r + run < e->plan.rows_count && row[run].seq == row->seq)
                 run++;
-            for (uint32_t i = 0; i < run && few == (run == 1); i += most) {
-                tasks[count][0] = r + i;
-                tasks[count++][1] = (uint32_t)min_u64(most, run - i);
-            }
+            for (uint32_t i = 0; i < run && few == (run == 1); i += most)
+                tasks[count++] = (struct attention_task){r + i, (uint32_t)min_u64(most, run - i),
+                                                         row[i].position, seq[r]};
         }
         if (few)
             e->tasks_few = count;

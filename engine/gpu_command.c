@@ -173,7 +173,7 @@ enum err gpu_begin(struct gpu *g, struct err_msg *why)
         vkCmdResetQueryPool(f->commands, f->queries, 0, GPU_MAX_MARKS);
     gpu_barrier(g); /* behind the submission before, whatever that did */
     g->transfers = true;
-    g->transfers_waited = false;
+    settle(g, true);
 fail:
     return e;
 }

@@ -18,6 +18,8 @@ PUSH_FITS(matrix_expand);
 PUSH_FITS(matrix_rows);
 PUSH_FITS(matrix_rope);
 PUSH_FITS(matrix_attention);
+PUSH_FITS(matrix_prefetch);
+static_assert(sizeof(struct attention_task) == 16, "the shader reads it as four words");
 
 struct code {
     const uint32_t *spirv;
@@ -37,7 +39,7 @@ static const struct code attention_code[2] = BOTH(matrix_attention);
 static const struct code tiles_code[2] = BOTH(matrix_matmul_tiles);
 static const struct code qkv_code[2] = BOTH(matrix_qkv);
 static const struct code rows_code[2] = BOTH(matrix_rows);
-static const struct code rope_code = CODE(matrix_rope);
+static const struct code rope_code = CODE(matrix_rope), prefetch_code = CODE(matrix_prefetch);
 
 #define TYPE(TENSOR, name)                                                                         \
     {                                                                                              \
@@ -76,7 +78,7 @@ static const struct variant {
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 
-enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10 };
+enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_ROWS = 4 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
 enum attention { MANY, FEW_8, FEW_4, FEW_2, ATTENTIONS };
@@ -99,7 +101,7 @@ struct matrix {
     int forced;
     uint32_t norm_groups; /* of rows that a matmul can normalize; 0: none */
     struct gpu_pipeline *attention[ATTENTIONS];
-    struct gpu_pipeline *rows, *rope;
+    struct gpu_pipeline *rows, *rope, *prefetch;
     struct gpu_pipeline *expand[TYPES];
     struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2]; /* gated, normed */
     char hash[33];
@@ -181,6 +183,9 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
     if (e == ERR_OK)
         e = create(m, "matrix_rope", &rope_code, sizeof(struct push_matrix_rope), &elements, 1,
                    &m->rope, why);
+    if (e == ERR_OK)
+        e = create(m, "matrix_prefetch", &prefetch_code, sizeof(struct push_matrix_prefetch), NULL,
+                   0, &m->prefetch, why);
     if (e != ERR_OK) {
         matrix_destroy(&m);
         return e;
@@ -282,7 +287,7 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
 bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     const struct variant *v = &variants[choose(m, w, rows)];
-    return (w->gated || w->paired) && rows <= 8 && v->tn * v->warps_n == 1 &&
+    return (w->gated || w->paired) && rows <= NORM_MOST_ROWS && v->tn * v->warps_n == 1 &&
            w->cols == m->norm_groups * 32;
 }
 
@@ -385,6 +390,14 @@ void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
 {
     uint32_t words = (p->n_head + 2 * p->n_head_kv) * p->head_size / 2;
     gpu_dispatch(m->gpu, m->rope, p, (uint32_t)div_up(words, ELEMENTS), p->rows, 1);
+}
+
+void matrix_prefetch(struct matrix *m, uint64_t from, uint64_t bytes)
+{
+    enum { SECTOR_BYTES = 32, SECTORS_A_GROUP = 256 * 8 };
+    struct push_matrix_prefetch p = {.from = from, .sectors = (uint32_t)(bytes / SECTOR_BYTES)};
+    if (p.sectors > 0)
+        gpu_dispatch(m->gpu, m->prefetch, &p, (uint32_t)div_up(p.sectors, SECTORS_A_GROUP), 1, 1);
 }
 
 uint32_t matrix_task_rows(uint32_t n_head, uint32_t n_head_kv)

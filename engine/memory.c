@@ -83,7 +83,8 @@ static void lay_out_step(struct engine *e)
     l->seq = take(&l->total, rows_bytes);
     l->logit_idx = take(&l->total, rows_bytes);
     l->samples = take(&l->total, (uint64_t)e->max_rows * sizeof(struct sample_row));
-    l->tasks = take(&l->total, memory_uses_matrix(e) ? 2 * rows_bytes : 0);
+    l->tasks =
+        take(&l->total, memory_uses_matrix(e) ? e->max_rows * sizeof(struct attention_task) : 0);
     l->pages = take(&l->total, (uint64_t)e->info.max_seqs * e->pages_stride * sizeof(uint32_t));
     l->banned = take(&l->total, (uint64_t)e->info.max_seqs * MAX_BANS * sizeof(uint32_t));
     l->edits = take(&l->total, (uint64_t)e->max_edits * sizeof(struct logit_edit));

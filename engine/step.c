@@ -79,10 +79,10 @@ static void write_step(struct engine *e)
         if (row->samples)
             write_sample(e, s, sample, &banned_count);
     }
-    if (e->matrix != NULL)
-        forward_matrix_plan(e, host);
     uint64_t pages_bytes =
         write_pages(e, (uint32_t *)(host + e->layout.seq), (uint32_t *)(host + e->layout.pages));
+    if (e->matrix != NULL)
+        forward_matrix_plan(e, host);
     const struct {
         uint64_t offset, bytes;
     } parts[] = {{0, e->layout.pages + pages_bytes},
@@ -217,8 +217,8 @@ static enum err collect(struct engine *e, const struct plan *plan, size_t *ret_c
     return ERR_OK;
 }
 
-/* The logits on the host are one step's. Without time stamps a step's time is that of the call, which
- * nothing may overlap then. */
+/* The logits on the host are one step's. Without time stamps a step's time is that of the call,
+ * which nothing may overlap then. */
 static bool runs_ahead(const struct engine *e)
 {
     return e->options.logits_fn == NULL && gpu_timestamp_ns(e->gpu) > 0;

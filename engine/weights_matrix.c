@@ -156,6 +156,8 @@ static enum err make_layer_tiles(struct layer_weights *l, struct gpu *g, struct 
                                    &w->attn_output, &w->gate_up, &w->down};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         move(all[i], ret->address);
+    w->near = w->attn_output.tiles;
+    w->near_bytes = ret->address + p.bytes - w->near;
     return ERR_OK;
 }
 

@@ -8,7 +8,7 @@
  * position and its pages alone. Variants: WARPS_K warps take chunks side by side (few columns: decode), or WARPS_N
  * warps take columns side by side (many: prefill).
  *
- * A task is a run of neighbouring rows of one sequence at consecutive positions: tasks[i] = (first row, rows). */
+ * A task is a run of neighbouring rows of one sequence at consecutive positions: see push.h. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 layout(local_size_x = 32, local_size_y_id = 0) in; /* y: WARPS_N * WARPS_K */
@@ -48,14 +48,14 @@ void main()
 {
     uint lane = warp_lane(), warp = gl_LocalInvocationID.y, g = lane / 4, q = lane % 4;
     uint warp_k = warp / WARPS_N, warp_n = warp % WARPS_N;
-    uvec2 task = U32x2s(p.tasks).v[gl_WorkGroupID.x];
+    uvec4 task = U32x4s(p.tasks).v[gl_WorkGroupID.x];
     uint kv_head = gl_WorkGroupID.y, share = p.n_head / p.n_head_kv;
     uint columns = task.y * share;
     uint first_column = (gl_WorkGroupID.z * WARPS_N + warp_n) * TN * 8;
     if (gl_WorkGroupID.z * WARPS_N * TN * 8 >= columns)
         return;
-    uint begin_pos = U32s(p.pos).v[task.x];
-    U32s pages = U32s(at(p.pages, U32s(p.seq).v[task.x], p.pages_stride, 4));
+    uint begin_pos = task.z;
+    U32s pages = U32s(at(p.pages, task.w, p.pages_stride, 4));
     uint64_t head_offset = uint64_t(kv_head) * (PAGE_TOKENS * HEAD_SIZE * 2);
 
     /* Queries as B: column 2q or 2q + 1, dimensions 8 (g / 2) + g % 2 + 4 step (+ 2) of each block. */
@@ -130,9 +130,17 @@ void main()
                         score[j * 2 + s] = product(low[b].zw, high[b].zw, query[at + 1], score[j * 2 + s]);
                     }
             }
+            bool whole = there && p.window == 0 && first + PAGE_TOKENS <= begin_pos + 1; /* all see it */
             uvec2 weight[TN * 2];
             [[unroll]] for (uint j = 0; j < TN; j++) {
                 float most[2] = float[2](NOTHING, NOTHING);
+                if (whole) {
+                    [[unroll]] for (uint s = 0; s < 2; s++)
+                        [[unroll]] for (uint i = 0; i < 4; i++) {
+                            score[j * 2 + s][i] = capped(score[j * 2 + s][i] * p.scale);
+                            most[i % 2] = max(most[i % 2], score[j * 2 + s][i]);
+                        }
+                } else
                 [[unroll]] for (uint s = 0; s < 2; s++)
                     [[unroll]] for (uint i = 0; i < 4; i++) {
                         uint key = first + g / 2 * 8 + s * 4 + g % 2 + i / 2 * 2, end = limit[2 * j + i % 2];

@@ -89,10 +89,13 @@
     U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(rope_dims) U32(pages_stride) U32(page_bytes) \
     U32(adjacent)
 /* As PUSH_ATTENTION: q f16 rows, pages as PUSH_MATRIX_ROPE leaves them, out: row tiles.
- * tasks: uint2 (first row, rows) each a run of rows of one sequence at consecutive positions. */
+ * tasks: struct attention_task (first row, rows, position of the first, row of the page table), each a run of rows of one sequence at
+ * consecutive positions. */
 #define PUSH_MATRIX_ATTENTION                                                                      \
-    ADDR(q) ADDR(pos) ADDR(seq) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT                          \
+    ADDR(q) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT                          \
     U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) F32(scale) F32(softcap)
+/* Reads `sectors` (not 0) times 32 bytes from `from` on. */
+#define PUSH_MATRIX_PREFETCH ADDR(from) U32(sectors)
 #define MATRIX_CHUNK_TOKENS 64 /* two pages */
 
 /* x[i] = cap * tanh(x[i] / cap), i < count. (Gemma 2, arXiv 2408.00118) */
@@ -191,6 +194,8 @@ struct push_matrix_qkv { PUSH_MATRIX_QKV };
 struct push_matrix_expand { PUSH_MATRIX_EXPAND };
 struct push_matrix_rows { PUSH_MATRIX_ROWS };
 struct push_matrix_rope { PUSH_MATRIX_ROPE };
+struct attention_task { uint32_t row, rows, position, seq; };
+struct push_matrix_prefetch { PUSH_MATRIX_PREFETCH };
 struct push_matrix_attention { PUSH_MATRIX_ATTENTION };
 struct sample_row { SAMPLE_ROW };
 struct logit_edit { LOGIT_EDIT };

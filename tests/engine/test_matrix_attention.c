@@ -77,20 +77,16 @@ static void free_setup(struct setup *u)
     free_cache(&u->cache);
 }
 
-struct task {
-    uint32_t row, rows;
-};
-
 /* Runs of at most `most` rows, of random length or as long as can be. */
 static uint32_t cut(struct bed *b, const struct setup *u, uint32_t most, bool random,
-                    struct task *ret)
+                    struct attention_task *ret)
 {
     uint32_t count = 0;
     for (uint32_t r = 0; r < u->rows;) {
         uint32_t rows = 1, end = random ? 1 + below(b, most) : most;
         while (rows < end && r + rows < u->rows && u->seq[r + rows] == u->seq[r])
             rows++;
-        ret[count++] = (struct task){r, rows};
+        ret[count++] = (struct attention_task){r, rows, u->pos[r], u->seq[r]};
         r += rows;
     }
     return count;
@@ -98,7 +94,7 @@ static uint32_t cut(struct bed *b, const struct setup *u, uint32_t most, bool ra
 
 /* Rows that no task has stay untouched. */
 static uint16_t *run(struct bed *b, struct matrix *m, const struct setup *u,
-                     const struct task *tasks, uint32_t count, bool few)
+                     const struct attention_task *tasks, uint32_t count, bool few)
 {
     size_t mark_count = b->count;
     uint64_t mark_used = b->used;
@@ -106,8 +102,6 @@ static uint16_t *run(struct bed *b, struct matrix *m, const struct setup *u,
     struct tensor tasks_t = bed_tensor(b, tasks, count * sizeof *tasks),
                   out = bed_tensor(b, NULL, row_tiles_bytes(u->rows, q_cols));
     struct push_matrix_attention p = {.q = u->q_t.address,
-                                      .pos = u->pos_t.address,
-                                      .seq = u->seq_t.address,
                                       .pages = u->cache.pages_t.address,
                                       .kv = u->cache.kv_t.address,
                                       .tasks = tasks_t.address,
@@ -206,7 +200,8 @@ static void test_stale(struct bed *b, struct matrix *m, struct setup *u, const u
         first--;
     make_stale(b, &u->cache, u->seq[r], u->pos[r] + 1);
     put_pages(b, &u->cache);
-    const struct task alone = {r, 1}, last = {first, r - first + 1};
+    const struct attention_task alone = {r, 1, u->pos[r], u->seq[r]},
+                                last = {first, r - first + 1, u->pos[first], u->seq[first]};
     uint16_t *few = run(b, m, u, &alone, 1, true), *many = run(b, m, u, &last, 1, false);
     CHECK(same_rows(u, usual, few, r, 1) && "stale keys behind it do not matter");
     CHECK(same_rows(u, usual, many, first, r - first + 1));
@@ -217,7 +212,7 @@ static void test_stale(struct bed *b, struct matrix *m, struct setup *u, const u
 static void test_attention(struct bed *b, struct matrix *m, const struct attention_shape *shape)
 {
     struct setup u;
-    struct task tasks[256];
+    struct attention_task tasks[256];
     make_setup(b, shape, &u);
     uint32_t most = matrix_task_rows(u.cache.n_head, u.cache.n_head_kv);
     uint32_t count = cut(b, &u, most, false, tasks);
