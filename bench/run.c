@@ -370,8 +370,10 @@ static enum err profile_batches(struct run *r, struct err_msg *why)
     struct gpu_device_info device;
     engine_destroy(&r->engine);
     enum err e = measure_device(r->o.common.device, r->o.common.validate, &device, &r->rates, why);
-    if (e == ERR_OK)
+    if (e == ERR_OK) {
+        measure_to_json(&r->rates, r->report);
         e = open_engine(r, true, why);
+    }
     for (size_t i = 0; e == ERR_OK && i < r->batches.count; i++) {
         const struct bench_count *n = &r->batches.list[i];
         struct work w = {0};
