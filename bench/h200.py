@@ -22,7 +22,7 @@ ABOUT = ("device", "driver", "build", "date", "model", "matrix_units")
 class Session:
     def __init__(self, options):
         self.options = options
-        self.result = {"commands": {}, "failed": []}
+        self.result = {"commands": {}, "seconds": {}, "failed": []}
 
     def call(self, name, arguments, limit_s=300):
         """stdout's lines, or None: the failure is on record."""
@@ -39,7 +39,9 @@ class Session:
         except subprocess.TimeoutExpired:
             self.result["failed"].append(f"{name}: more than {limit_s} s")
             return None
-        print(done.stdout, f"-- {time.monotonic() - start:.1f} s", flush=True)
+        seconds = time.monotonic() - start
+        self.result["seconds"][name] = round(seconds, 1)
+        print(done.stdout, f"-- {seconds:.1f} s", flush=True)
         lines = done.stdout.strip().split("\n")
         if done.returncode != 0:
             self.result["failed"].append(f"{name}: exit {done.returncode}: {lines[-1][:300]}")
@@ -74,7 +76,7 @@ def main_rows(s):
     decode = ["run"] + model + ["--batch", batches, "--prompt", prompt, "-n", gen]
     profile = ["--profile"] if s.options.profile else []
     s.keep(s.numbers("decode", decode + ["-p", lengths] + SAMPLED + profile))
-    s.keep(s.numbers("decode_greedy", decode + ["-p", lengths]),
+    s.keep(s.numbers("decode_greedy", decode + ["-p", lengths, "--no-energy"]),
            lambda key: key if key.endswith("_greedy") else "greedy_" + key)
     ranged = ["--batch", "1-3", "--prompt", prompt, "-n", "8"] if small else ["--batch", "1-64", "-n", "24"]
     s.keep(s.numbers("range", ["run"] + model + ranged + ["-p", lengths.split(",")[0]] + SAMPLED),
@@ -102,7 +104,7 @@ def scaling(s):
             name = f"scale_{shape}_{context}"
             batches = "1,16,64" if context == 8192 else "1,16,64,256"
             found = s.numbers(name, ["run", "-m", path, "--batch", batches, "--prompt", str(context), "-n", "32",
-                                     "-p", str(context), "--repeats", "1"] + SAMPLED)
+                                     "-p", str(context), "--repeats", "1", "--no-energy"] + SAMPLED)
             s.keep(found, lambda key, name=name: name + "_" + key)
 
 
@@ -131,6 +133,7 @@ def main():
     options = parser.parse_args()
     if (options.trained is None) != (options.golden is None):
         parser.error("--trained and --golden go together")
+    start = time.monotonic()
     s = Session(options)
     s.result["small"] = options.small
     main_rows(s)
@@ -138,6 +141,7 @@ def main():
         quality(s)
     if options.synth is not None:
         scaling(s)
+    s.result["seconds_in_all"] = round(time.monotonic() - start, 1)
     arguments = [os.path.basename(a) if os.sep in a else a for a in sys.argv[1:]]
     s.result["command"] = " ".join(["bench/h200.py"] + arguments)
     with open(options.output, "w", encoding="utf-8") as f:

@@ -27,6 +27,10 @@ def count(value):
     return NONE if value is None else f"{value:,.0f}"
 
 
+def rounded(value):
+    return f"{value:,.1f}" if value >= 10 else f"{value:.3g}"
+
+
 def ratio(ours, theirs):
     return "" if ours is None or not theirs else f"{ours / theirs:.2f}"
 
@@ -92,7 +96,7 @@ def rates_table(r):
             ("dispatch_132_us", "dispatch and barrier, 132 workgroups", 1, "us"),
             ("submit_us", "submit and wait", 1, "us")]
     return table(["the device", "measured"],
-                 [[label, NONE if r.get(key) is None else f"{r[key] / scale:,.1f} {name}"]
+                 [[label, NONE if r.get(key) is None else f"{rounded(r[key] / scale)} {name}"]
                   for key, label, scale, name in unit])
 
 
@@ -142,7 +146,7 @@ def page(r, price):
           "output tokens/s from the first step to the last token. llama.cpp: September 2026, CUDA (and Vulkan), " \
           "flash attention on, one H200, a synthetic file of this shape; its mixed load is llama-server with 256 " \
           "slots, greedy. The limit: bytes over the measured read bandwidth or FLOPs over the measured matrix rate, " \
-          "the longer of both; weights are counted as the file has them, once a step."
+          "the longer of both; weights count once a step, as the engine reads them (f16 where it keeps them so)."
     yield ""
     drop = r.get("worst_drop_percent")
     yield "Largest fall of total tokens/s from n to n + 1 sequences (command `range`): " + \

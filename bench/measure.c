@@ -11,6 +11,9 @@ enum { ROUNDS = 5, DISPATCHES = 256, OUT_BYTES = 1 << 20, WORKGROUP = 256 };
 enum { FMA_CHAINS = 16, MATRIX_SIDE = 4, MATRIX_SUBGROUPS = 4 }; /* as the shaders have it */
 enum { MATRIX_FLOPS = 2 * 16 * 8 * 16 };
 
+/* A GPU's clocks rise under load: each rate is tried for so long. */
+static const uint64_t WARM_NS = NS_PER_S / 5;
+
 struct bench {
     struct gpu *gpu;
     struct gpu_buffer from, to, out;
@@ -51,7 +54,8 @@ static enum err time_it(struct bench *b, struct gpu_pipeline *p, const struct pu
                         uint32_t groups, uint32_t times, double *ret_ns, struct err_msg *why)
 {
     double best = 0;
-    for (int round = 0; round < ROUNDS; round++) {
+    uint64_t start = clock_mono_ns(), least = gpu_info(b->gpu)->software ? 0 : WARM_NS;
+    for (int round = 0; round < ROUNDS || clock_mono_ns() - start < least; round++) {
         enum err e = gpu_begin(b->gpu, why);
         if (e != ERR_OK)
             return e;

@@ -19,7 +19,7 @@ struct measure_rates {
     uint64_t buffer_bytes;                 /* that were read */
 };
 
-/* `want` as --device. A second or less. */
+/* `want` as --device. Two seconds or less. */
 enum err measure_device(const char *want, bool validate, struct gpu_device_info *ret_info,
                         struct measure_rates *ret, struct err_msg *why) MUST_CHECK;
 /* Adds the rates under their flat names. */
