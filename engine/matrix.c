@@ -327,7 +327,7 @@ enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_
         size_t source = source_for(w, rows);
         size_t variant = choose(m, w, rows);
         e = prepare_variant(m, source, variant, w->gated, false, why);
-        if (e == ERR_OK && matrix_norms(m, w, rows))
+        if (e == ERR_OK && rows == 8 && matrix_norms(m, w, 1))
             e = prepare_variant(m, source, variant, w->gated, true, why);
     }
     return e;
