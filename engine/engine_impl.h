@@ -62,7 +62,8 @@ struct sequence {
     struct sampling *more;      /* NULL: no bias, penalties, bad words */
 };
 
-/* A step's rows on the host, copied to the device in one piece. Offsets in bytes. */
+/* A step's rows on the host, copied to the device in one piece. Offsets in bytes, anew each step:
+ * max_rows stands for its rows. */
 struct step_layout {
     uint64_t ids, pos, seq; /* uint [max_rows] each */
     uint64_t logit_idx;     /* uint [max_rows]: row of each row that gets logits */
@@ -195,6 +196,9 @@ bool memory_uses_matrix(const struct engine *e);
 /* Of that, whether f16 tiles of the weights fit beside everything else. free_bytes 0: unknown. */
 bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t free_bytes);
 void memory_size_step(struct engine *e);
+/* e->layout for a step of `rows` rows and `table` entries of the page table: what travels lies
+ * close together. */
+void memory_lay_out_step(struct engine *e, uint32_t rows, uint64_t table);
 uint64_t memory_angles_bytes(const struct engine *e);
 size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]);
 /* free_bytes: with everything else on the device, the cache gets what is left; 0: unknown. */

@@ -74,18 +74,19 @@ static uint64_t take(uint64_t *total, uint64_t bytes)
     return offset;
 }
 
-static void lay_out_step(struct engine *e)
+void memory_lay_out_step(struct engine *e, uint32_t rows, uint64_t table)
 {
     struct step_layout *l = &e->layout;
-    uint64_t rows_bytes = e->max_rows * sizeof(uint32_t);
+    uint64_t rows_bytes = rows * sizeof(uint32_t);
+    bool matrix = memory_uses_matrix(e);
+    *l = (struct step_layout){0};
     l->ids = take(&l->total, rows_bytes);
     l->pos = take(&l->total, rows_bytes);
     l->seq = take(&l->total, rows_bytes);
     l->logit_idx = take(&l->total, rows_bytes);
-    l->samples = take(&l->total, (uint64_t)e->max_rows * sizeof(struct sample_row));
-    l->tasks =
-        take(&l->total, memory_uses_matrix(e) ? e->max_rows * sizeof(struct attention_task) : 0);
-    l->pages = take(&l->total, (uint64_t)e->info.max_seqs * e->pages_stride * sizeof(uint32_t));
+    l->samples = take(&l->total, rows * sizeof(struct sample_row));
+    l->tasks = take(&l->total, matrix ? rows * sizeof(struct attention_task) : 0);
+    l->pages = take(&l->total, table * sizeof(uint32_t));
     l->banned = take(&l->total, (uint64_t)e->info.max_seqs * MAX_BANS * sizeof(uint32_t));
     l->edits = take(&l->total, (uint64_t)e->max_edits * sizeof(struct logit_edit));
 }
@@ -93,7 +94,7 @@ static void lay_out_step(struct engine *e)
 void memory_size_step(struct engine *e)
 {
     choose_batch(e);
-    lay_out_step(e);
+    memory_lay_out_step(e, e->max_rows, (uint64_t)e->info.max_seqs * e->pages_stride);
 }
 
 uint64_t memory_angles_bytes(const struct engine *e)

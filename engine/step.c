@@ -36,15 +36,24 @@ static void write_sample(struct engine *e, const struct sequence *s, struct samp
     e->logprob_rows += sample->logprobs > 0;
 }
 
-/* The page table has a row for each sequence of the step, one after the other. Returns its bytes.
- */
-static uint64_t write_pages(struct engine *e, uint32_t *seq, uint32_t *table)
+/* The page table has a row for each sequence of the step, one after the other, as long as the
+ * longest. Returns how many there are. */
+static uint32_t count_sequences(struct engine *e)
 {
     const struct step_row *rows = e->plan.rows;
     uint32_t count = 0;
     e->step_stride = 0;
-    for (uint32_t r = 0; r < e->plan.rows_count; r++)
+    for (uint32_t r = 0; r < e->plan.rows_count; r++) {
         e->step_stride = (uint32_t)max_u64(e->step_stride, rows[r].seq->pages_count);
+        count += r == 0 || rows[r - 1].seq != rows[r].seq;
+    }
+    return count;
+}
+
+static void write_pages(struct engine *e, uint32_t *seq, uint32_t *table)
+{
+    const struct step_row *rows = e->plan.rows;
+    uint32_t count = 0;
     for (uint32_t r = 0; r < e->plan.rows_count; r++) {
         const struct sequence *s = rows[r].seq;
         if (r == 0 || rows[r - 1].seq != s)
@@ -52,7 +61,6 @@ static uint64_t write_pages(struct engine *e, uint32_t *seq, uint32_t *table)
                    s->pages_count * sizeof *table);
         seq[r] = count - 1;
     }
-    return (uint64_t)count * e->step_stride * sizeof *table;
 }
 
 /* Writes the planned rows into the host's copy of the step input, and records how they travel. */
@@ -60,6 +68,8 @@ static void write_step(struct engine *e)
 {
     const struct gpu_buffer *from = &e->step_host[e->plan.half];
     char *host = from->mapped;
+    uint32_t seqs = count_sequences(e);
+    memory_lay_out_step(e, e->plan.rows_count, (uint64_t)seqs * e->step_stride);
     uint32_t *ids = (uint32_t *)(host + e->layout.ids), *pos = (uint32_t *)(host + e->layout.pos);
     uint32_t *idx = (uint32_t *)(host + e->layout.logit_idx), banned_count = 0;
     struct sample_row *samples = (struct sample_row *)(host + e->layout.samples);
@@ -79,17 +89,13 @@ static void write_step(struct engine *e)
         if (row->samples)
             write_sample(e, s, sample, &banned_count);
     }
-    uint64_t pages_bytes =
-        write_pages(e, (uint32_t *)(host + e->layout.seq), (uint32_t *)(host + e->layout.pages));
+    write_pages(e, (uint32_t *)(host + e->layout.seq), (uint32_t *)(host + e->layout.pages));
     if (e->matrix != NULL)
         forward_matrix_plan(e, host);
-    const struct {
-        uint64_t offset, bytes;
-    } parts[] = {{0, e->layout.pages + pages_bytes},
-                 {e->layout.banned, banned_count * sizeof(uint32_t)},
-                 {e->layout.edits, e->edits_count * sizeof(struct logit_edit)}};
-    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
-        gpu_copy(e->gpu, from, parts[i].offset, &e->step_device, parts[i].offset, parts[i].bytes);
+    gpu_copy(e->gpu, from, 0, &e->step_device, 0,
+             e->layout.banned + banned_count * sizeof(uint32_t));
+    gpu_copy(e->gpu, from, e->layout.edits, &e->step_device, e->layout.edits,
+             e->edits_count * sizeof(struct logit_edit));
 }
 
 static enum err submit_step(struct engine *e, struct err_msg *why)
