@@ -104,12 +104,13 @@ struct matrix {
     struct gpu_pipeline *rows, *rope, *prefetch;
     struct gpu_pipeline *expand[TYPES];
     struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2]; /* gated, normed */
+    struct gpu_pipelines wanted;                          /* of the above, not created yet */
     char hash[33];
 };
 
-static enum err create(struct matrix *m, const char *name, const struct code *code,
-                       uint32_t push_bytes, const uint32_t *spec, uint32_t spec_count,
-                       struct gpu_pipeline **ret, struct err_msg *why)
+static enum err want(struct matrix *m, const char *name, const struct code *code,
+                     uint32_t push_bytes, const uint32_t *spec, uint32_t spec_count,
+                     struct gpu_pipeline **ret, struct err_msg *why)
 {
     struct gpu_pipeline_options o = {.name = name,
                                      .spirv = code->spirv,
@@ -117,7 +118,7 @@ static enum err create(struct matrix *m, const char *name, const struct code *co
                                      .push_bytes = push_bytes,
                                      .spec = spec,
                                      .spec_count = spec_count};
-    return *ret != NULL ? ERR_OK : gpu_pipeline_create(m->gpu, &o, ret, why);
+    return *ret != NULL ? ERR_OK : gpu_pipelines_add(&m->wanted, &o, ret, why);
 }
 
 static size_t source_of(enum tensor_type type)
@@ -173,19 +174,19 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
         const uint32_t spec[] = {a->warps_n * a->warps_k, head_size / 32, a->tn, a->warps_n,
                                  a->warps_k};
         if (a->tn > 0)
-            e = create(m, "matrix_attention", &attention_code[emulated],
-                       sizeof(struct push_matrix_attention), spec, ARRAY_LEN(spec),
-                       &m->attention[i], why);
+            e = want(m, "matrix_attention", &attention_code[emulated],
+                     sizeof(struct push_matrix_attention), spec, ARRAY_LEN(spec), &m->attention[i],
+                     why);
     }
     if (e == ERR_OK)
-        e = create(m, "matrix_rows", &rows_code[emulated], sizeof(struct push_matrix_rows), NULL, 0,
-                   &m->rows, why);
+        e = want(m, "matrix_rows", &rows_code[emulated], sizeof(struct push_matrix_rows), NULL, 0,
+                 &m->rows, why);
     if (e == ERR_OK)
-        e = create(m, "matrix_rope", &rope_code, sizeof(struct push_matrix_rope), &elements, 1,
-                   &m->rope, why);
+        e = want(m, "matrix_rope", &rope_code, sizeof(struct push_matrix_rope), &elements, 1,
+                 &m->rope, why);
     if (e == ERR_OK)
-        e = create(m, "matrix_prefetch", &prefetch_code, sizeof(struct push_matrix_prefetch), NULL,
-                   0, &m->prefetch, why);
+        e = want(m, "matrix_prefetch", &prefetch_code, sizeof(struct push_matrix_prefetch), NULL, 0,
+                 &m->prefetch, why);
     if (e != ERR_OK) {
         matrix_destroy(&m);
         return e;
@@ -194,8 +195,15 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
     return ERR_OK;
 }
 
+enum err matrix_compile(struct matrix *m, struct err_msg *why)
+{
+    return gpu_pipelines_create(m->gpu, &m->wanted, why);
+}
+
 void matrix_destroy(struct matrix **m)
 {
+    if (*m != NULL)
+        gpu_pipelines_free(&(*m)->wanted);
     free(*m); /* pipelines belong to the gpu */
     *m = NULL;
 }
@@ -287,8 +295,9 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
 bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     const struct variant *v = &variants[choose(m, w, rows)];
-    return (w->gated || w->paired) && rows <= NORM_MOST_ROWS && v->tn * v->warps_n == 1 &&
-           w->cols == m->norm_groups * 32;
+    bool readable = w->tiles != 0 || w->address != 0; /* not: gate and up of two types */
+    return readable && (w->gated || w->paired) && rows <= NORM_MOST_ROWS &&
+           v->tn * v->warps_n == 1 && w->cols == m->norm_groups * 32;
 }
 
 static size_t source_for(const struct matrix_weight *w, uint32_t rows)
@@ -315,8 +324,8 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                                                  : &types[source].matmul[m->emulated];
     uint32_t push_bytes =
         source == PAIRED ? sizeof(struct push_matrix_qkv) : sizeof(struct push_matrix_matmul);
-    return create(m, "matrix_matmul", code, push_bytes, spec, ARRAY_LEN(spec),
-                  &m->matmul[source][variant][gated][normed], why);
+    return want(m, "matrix_matmul", code, push_bytes, spec, ARRAY_LEN(spec),
+                &m->matmul[source][variant][gated][normed], why);
 }
 
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
@@ -336,8 +345,8 @@ enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_
 enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type, struct err_msg *why)
 {
     size_t i = source_of(type);
-    return create(m, "matrix_expand", &types[i].expand, sizeof(struct push_matrix_expand), NULL, 0,
-                  &m->expand[i], why);
+    return want(m, "matrix_expand", &types[i].expand, sizeof(struct push_matrix_expand), NULL, 0,
+                &m->expand[i], why);
 }
 
 void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
