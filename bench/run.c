@@ -9,11 +9,12 @@
 #include "base/size.h"
 #include "bench/bench.h"
 #include "bench/run.h"
+#include "engine/memory.h"
+#include "shaders/push.h"
 
 enum {
     PROFILE_STEPS = 16,
     SLACK_TOKENS = 8, /* the device may be a step ahead, a prompt's end may share a step */
-    PAGE = 32,
 };
 /* The device's clocks rise under load: it works for so long before a number counts. */
 static const uint64_t WARM_NS = NS_PER_S / 2, WARM_RANGED_NS = NS_PER_S / 10;
@@ -57,7 +58,7 @@ static uint64_t tokens_wanted(const struct run *r, uint64_t batch, uint64_t step
  * some free when it takes in another sequence. */
 static uint64_t context_wanted(const struct run *r, uint64_t batch, uint64_t steps)
 {
-    return (uint64_t)r->o.prompt + tokens_wanted(r, batch, steps) + PAGE;
+    return (uint64_t)r->o.prompt + tokens_wanted(r, batch, steps) + PAGE_TOKENS;
 }
 
 static enum err check_context(const struct run *r, const struct bench_count *n, uint64_t steps,
@@ -324,44 +325,66 @@ static enum err run_prefills(struct run *r, struct err_msg *why)
     return e;
 }
 
-/* One engine for all of it, as large as the largest batch asks for. */
-static enum err open_engine(struct run *r, bool profile, struct err_msg *why)
+static uint64_t whole_pages(uint64_t tokens)
 {
-    uint64_t seqs = 1, ctx = 1, train = r->model->n_ctx_train;
+    return div_up(tokens, PAGE_TOKENS) * PAGE_TOKENS;
+}
+
+/* As large as the largest batch and the longest prompts ask for; an error where the model sees
+ * less.
+ */
+static enum err size_engine(const struct run *r, struct engine_options *o, struct err_msg *why)
+{
+    uint64_t seqs = 1, ctx = 1, kv = 0, train = r->model->n_ctx_train;
     for (size_t i = 0; i < r->batches.count; i++) {
         const struct bench_count *n = &r->batches.list[i];
         uint64_t steps = max_u64(steps_of(r, n), PROFILE_STEPS);
+        uint64_t want = context_wanted(r, n->value, steps);
         enum err e = check_context(r, n, steps, train, why);
         if (e != ERR_OK)
             return e;
         seqs = max_u64(seqs, n->value);
-        ctx = max_u64(ctx, context_wanted(r, n->value, steps));
+        ctx = max_u64(ctx, want);
+        kv = max_u64(kv, n->value * whole_pages(want));
     }
     for (size_t i = 0; i < r->prefills.count; i++) {
-        uint64_t length = r->prefills.list[i].value;
+        uint64_t length = r->prefills.list[i].value, prompts = (uint64_t)r->o.prefill_seqs;
         if (length + 1 > train)
             return err_set(why, ERR_USAGE, "--prefill %llu: the model sees %llu tokens at most",
                            (unsigned long long)length, (unsigned long long)train);
-        seqs = max_u64(seqs, (uint64_t)r->o.prefill_seqs);
-        ctx = max_u64(ctx, min_u64(length + 1 + PAGE, train));
+        seqs = max_u64(seqs, prompts);
+        ctx = max_u64(ctx, min_u64(length + 1 + PAGE_TOKENS, train));
+        kv = max_u64(kv, prompts * whole_pages(length + 1 + PAGE_TOKENS));
     }
-    /* A page table as long as the longest prompt, but pages for what is there at a time. */
-    uint64_t kv = ctx;
-    for (size_t i = 0; i < r->batches.count; i++) {
-        uint64_t steps = max_u64(steps_of(r, &r->batches.list[i]), PROFILE_STEPS);
-        uint64_t batch = r->batches.list[i].value;
-        kv = max_u64(kv, batch * div_up(context_wanted(r, batch, steps), PAGE) * PAGE);
-    }
-    for (size_t i = 0; i < r->prefills.count; i++)
-        kv = max_u64(kv, (uint64_t)r->o.prefill_seqs *
-                             (div_up(r->prefills.list[i].value + 1, PAGE) + 1) * PAGE);
-    struct engine_options o = {.max_seqs = (uint32_t)seqs,
-                               .max_ctx = (uint32_t)ctx,
-                               .kv_tokens = max_u64(kv, div_up(ctx, PAGE) * PAGE),
-                               .chunk_tokens = r->chunk_tokens,
-                               .no_prefix_cache = true,
-                               .profile = profile};
-    return bench_open_engine(&r->o.common, r->model, o, &r->engine, why);
+    o->max_seqs = (uint32_t)seqs;
+    o->max_ctx = (uint32_t)ctx;
+    o->kv_tokens = max_u64(kv, whole_pages(ctx));
+    return ERR_OK;
+}
+
+/* Prompt tokens that a step takes: they say how long sequences get, before there is an engine. */
+static enum err find_chunk(struct run *r, const struct gpu_device_info *device, struct err_msg *why)
+{
+    uint64_t seqs = r->prefills.count > 0 ? (uint64_t)r->o.prefill_seqs : 1;
+    for (size_t i = 0; i < r->batches.count; i++)
+        seqs = max_u64(seqs, r->batches.list[i].value);
+    struct engine_options o = {.max_seqs = (uint32_t)seqs};
+    struct engine_memory plan;
+    enum err e = engine_plan_memory(r->model, device, r->vram_before, &o, &plan, why);
+    if (e == ERR_OK && plan.max_seqs < seqs)
+        e = err_set(why, ERR_USAGE, "--batch %llu: the engine takes %u sequences at a time at most",
+                    (unsigned long long)seqs, plan.max_seqs);
+    if (e == ERR_OK)
+        r->chunk_tokens = plan.chunk_tokens;
+    return e;
+}
+
+/* One engine for all of it. */
+static enum err open_engine(struct run *r, bool profile, struct err_msg *why)
+{
+    struct engine_options o = {.no_prefix_cache = true, .profile = profile};
+    enum err e = size_engine(r, &o, why);
+    return e == ERR_OK ? bench_open_engine(&r->o.common, r->model, o, &r->engine, why) : e;
 }
 
 /* After all that was timed: time stamps cost time. */
@@ -462,11 +485,11 @@ int cmd_run(int argc, char **argv)
     if (e == ERR_OK)
         e = bench_choose_device(&r.o.common, &device, &r.vram_before, &why);
     if (e == ERR_OK) {
-        /* As the engine chooses it; before there is one, since it says how long sequences get. */
-        r.chunk_tokens = device.software ? 128 : 1024;
         r.energy = energy_open(device.pci);
-        e = open_engine(&r, false, &why);
+        e = find_chunk(&r, &device, &why);
     }
+    if (e == ERR_OK)
+        e = open_engine(&r, false, &why);
     if (e == ERR_OK)
         e = measure(&r, &why);
     if (e == ERR_OK && r.o.json)

@@ -229,6 +229,7 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
     plan.kv_bytes = e.info.kv_bytes;
     plan.max_ctx = e.info.max_ctx;
     plan.max_seqs = e.info.max_seqs;
+    plan.chunk_tokens = e.info.chunk_tokens;
     plan.sequences = (uint32_t)min_u64(plan.kv_tokens / one, plan.max_seqs);
     plan.total_bytes = fixed + plan.kv_bytes;
     plan.fits = plan.total_bytes <= (free_bytes != 0 ? free_bytes : device->memory_bytes);

@@ -13,7 +13,7 @@ struct engine_memory {
     uint64_t kv_tokens, kv_bytes;
     uint64_t total_bytes;
     bool fits; /* total_bytes are free (or the device's memory is as large, if free is unknown) */
-    uint32_t max_ctx, max_seqs;
+    uint32_t max_ctx, max_seqs, chunk_tokens;
     uint32_t sequences; /* of max_ctx tokens at the same time, 1 .. max_seqs */
 };
 

@@ -73,6 +73,7 @@ def check_errors():
             ("run", "-m", MODEL, "-p", "x"): "--prefill x: expected numbers",
             ("run", "-m", MODEL, "-n", "3"): "--gen: 3 is out of range",
             ("run", "-m", MODEL, "-p", "", "-b", "64", "--prompt", "4000"): "batch 64: sequences get",
+            ("run", "-m", MODEL, "-b", "1,5000"): "--batch 5000: the engine takes",
             ("run", "-m", MODEL, "-p", "1000000"): "--prefill 1000000: the model sees",
             ("run", "-m", MODEL, "--device", "no such"): "no such",
             ("run", "-m", MODEL, "extra"): "extra",
