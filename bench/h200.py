@@ -78,7 +78,9 @@ def main_rows(s):
     s.keep(s.numbers("decode", decode + ["-p", lengths] + SAMPLED + profile))
     s.keep(s.numbers("decode_greedy", decode + ["-p", lengths, "--no-energy"]),
            lambda key: key if key.endswith("_greedy") else "greedy_" + key)
-    ranged = ["--batch", "1-3", "--prompt", prompt, "-n", "8"] if small else ["--batch", "1-64", "-n", "24", "--repeats", "5"]
+    ranged = ["--batch", "1-64", "-n", "24", "--repeats", "5"]
+    if small:
+        ranged = ["--batch", "1-3", "--prompt", prompt, "-n", "8"]
     s.keep(s.numbers("range", ["run"] + model + ranged + ["-p", lengths.split(",")[0]] + SAMPLED),
            lambda key: key if key.startswith("worst_drop") else "range_" + key)
     size = ["--requests", "256", "--batch", "256"]
