@@ -98,8 +98,23 @@ struct gpu_pipeline_options {
 enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o,
                              struct gpu_pipeline **ret, struct err_msg *why) MUST_CHECK;
 
+/* Pipelines to be created at once, on all cores. A zeroed one is empty. */
+struct gpu_pipelines {
+    struct gpu_wanted *wanted;
+    size_t count, capacity;
+};
+/* name and spirv are kept, spec is copied. *ret is set by gpu_pipelines_create(); a place that is
+ * in the list already is not added again. */
+enum err gpu_pipelines_add(struct gpu_pipelines *l, const struct gpu_pipeline_options *o,
+                           struct gpu_pipeline **ret, struct err_msg *why) MUST_CHECK;
+/* All or none; the error is that of the first, in order, that failed. The list is empty then, in
+ * any case. */
+enum err gpu_pipelines_create(struct gpu *g, struct gpu_pipelines *l,
+                              struct err_msg *why) MUST_CHECK;
+void gpu_pipelines_free(struct gpu_pipelines *l);
+
 /* Writes what gpu_destroy() would, too, to cache_dir, if it is not there already: for after the
- * last gpu_pipeline_create(). What cannot be written is not. */
+ * last pipeline was created. What cannot be written is not. */
 void gpu_save_cache(struct gpu *g);
 /* Size of what is in cache_dir for this device; 0: nothing that could be used. */
 size_t gpu_cache_bytes(const struct gpu *g);
@@ -130,7 +145,8 @@ uint32_t gpu_in_flight(const struct gpu *g);
 size_t gpu_marks(const struct gpu *g, const char **ret_names, uint64_t *ret_ns, size_t max);
 
 /* Fault injection for tests: called before every checked Vulkan call; a VkResult other than 0 is
- * what the call is taken to have returned. One pointer for all of the engine. */
+ * what the call is taken to have returned. One pointer for all of the engine; while it is set,
+ * calls are made by one thread, in order. */
 typedef int gpu_fault_fn(void *user, const char *call);
 void gpu_set_fault_fn(gpu_fault_fn *fn, void *user);
 

@@ -11,6 +11,11 @@ void gpu_set_fault_fn(gpu_fault_fn *fn, void *user)
     fault_user = user;
 }
 
+bool gpu_has_fault_fn(void)
+{
+    return fault_fn != NULL;
+}
+
 int gpu_fault(const char *call)
 {
     return fault_fn == NULL ? 0 : fault_fn(fault_user, call);

@@ -1,5 +1,4 @@
-/* Pipelines without descriptor sets, and the ring of command buffers: record, submit, wait, time
- * stamps. */
+/* The ring of command buffers: record, submit, wait, time stamps. */
 #include <assert.h>
 #include <stdlib.h>
 
@@ -7,7 +6,6 @@
 #include "base/size.h"
 #include "engine/gpu_impl.h"
 
-enum { MAX_SPEC = 16 };
 /* A step takes milliseconds. Longer than this, the device hangs. A CPU may take minutes for a step
  * of a large model. */
 static const uint64_t WAIT_NS = 300 * NS_PER_S, SOFTWARE_WAIT_NS = 3600 * NS_PER_S;
@@ -45,76 +43,13 @@ enum err gpu_command_init(struct gpu *g, struct err_msg *why)
 
 void gpu_command_finish(struct gpu *g)
 {
-    while (g->pipelines != NULL) {
-        struct gpu_pipeline *p = g->pipelines;
-        g->pipelines = p->next;
-        vkDestroyPipeline(g->device, p->pipeline, NULL);
-        vkDestroyPipelineLayout(g->device, p->layout, NULL);
-        free(p);
-    }
+    gpu_pipelines_destroy_all(g);
     for (uint32_t i = 0; i < GPU_FRAMES; i++) {
         vkDestroyQueryPool(g->device, g->frames[i].queries, NULL);
         vkDestroyFence(g->device, g->frames[i].fence, NULL);
         vkDestroyCommandPool(g->device, g->frames[i].pool, NULL);
     }
     vkDestroyPipelineCache(g->device, g->cache, NULL);
-}
-
-static enum err create_pipeline(struct gpu *g, const struct gpu_pipeline_options *o,
-                                VkShaderModule *module, struct gpu_pipeline *p, struct err_msg *why)
-{
-    enum err e = ERR_OK;
-    VkPushConstantRange push = {.stageFlags = VK_SHADER_STAGE_COMPUTE_BIT, .size = o->push_bytes};
-    VkPipelineLayoutCreateInfo layout = {.sType = VK_STRUCTURE_TYPE_PIPELINE_LAYOUT_CREATE_INFO,
-                                         .pushConstantRangeCount = o->push_bytes > 0 ? 1 : 0,
-                                         .pPushConstantRanges = &push};
-    VK_TRY(vkCreatePipelineLayout, g->device, &layout, NULL, &p->layout);
-    VkShaderModuleCreateInfo code = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
-                                     .codeSize = o->spirv_bytes,
-                                     .pCode = o->spirv};
-    VK_TRY(vkCreateShaderModule, g->device, &code, NULL, module);
-    VkSpecializationMapEntry entries[MAX_SPEC];
-    for (uint32_t i = 0; i < o->spec_count; i++)
-        entries[i] = (VkSpecializationMapEntry){
-            .constantID = i, .offset = i * (uint32_t)sizeof(uint32_t), .size = sizeof(uint32_t)};
-    VkSpecializationInfo spec = {.mapEntryCount = o->spec_count,
-                                 .pMapEntries = entries,
-                                 .dataSize = o->spec_count * sizeof(uint32_t),
-                                 .pData = o->spec};
-    VkComputePipelineCreateInfo info = {
-        .sType = VK_STRUCTURE_TYPE_COMPUTE_PIPELINE_CREATE_INFO,
-        .stage = {.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_CREATE_INFO,
-                  .stage = VK_SHADER_STAGE_COMPUTE_BIT,
-                  .module = *module,
-                  .pName = "main",
-                  .pSpecializationInfo = o->spec_count > 0 ? &spec : NULL},
-        .layout = p->layout};
-    VK_TRY(vkCreateComputePipelines, g->device, g->cache, 1, &info, NULL, &p->pipeline);
-fail:
-    return e;
-}
-
-enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o,
-                             struct gpu_pipeline **ret, struct err_msg *why)
-{
-    assert(o->push_bytes <= GPU_PUSH_MAX_BYTES && o->spec_count <= MAX_SPEC);
-    struct gpu_pipeline *p = calloc(1, sizeof *p);
-    if (p == NULL)
-        return err_set(why, ERR_NOMEM, "out of memory for pipeline %s", o->name);
-    VkShaderModule module = VK_NULL_HANDLE;
-    p->push_bytes = o->push_bytes;
-    enum err e = create_pipeline(g, o, &module, p, why);
-    vkDestroyShaderModule(g->device, module, NULL);
-    if (e != ERR_OK) {
-        vkDestroyPipeline(g->device, p->pipeline, NULL);
-        vkDestroyPipelineLayout(g->device, p->layout, NULL);
-        free(p);
-        return err_prefix(why, e, "pipeline %s", o->name);
-    }
-    p->next = g->pipelines;
-    g->pipelines = p;
-    *ret = p;
-    return ERR_OK;
 }
 
 /* ---- recording ---- */

@@ -2,7 +2,8 @@
  *
  *   gpu_device.c    the list of devices, the choice, create and destroy
  *   gpu_memory.c    buffers with addresses, upload, download
- *   gpu_command.c   pipelines, recording, submitting, time stamps
+ *   gpu_command.c   recording, submitting, time stamps
+ *   gpu_pipeline.c  pipelines, many at once
  *   gpu_cache.c     compiled pipelines on disk
  *   gpu_check.c     results of Vulkan calls to errors, fault injection */
 #ifndef OCTO_ENGINE_GPU_IMPL_H
@@ -17,6 +18,7 @@ enum { GPU_MAX_MARKS = 1024, GPU_ADDRESS_ALIGN_BYTES = 256 };
 
 /* Asks the fault injection; 0: make the call. */
 int gpu_fault(const char *call);
+bool gpu_has_fault_fn(void);
 /* "vkQueueSubmit: VK_ERROR_DEVICE_LOST" and the enum err that fits. */
 enum err gpu_error(VkResult r, const char *call, struct err_msg *why);
 
@@ -101,6 +103,8 @@ struct gpu {
 /* gpu_command.c: the objects that recording needs. */
 enum err gpu_command_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
 void gpu_command_finish(struct gpu *g);
+/* gpu_pipeline.c */
+void gpu_pipelines_destroy_all(struct gpu *g);
 /* gpu_cache.c: g->cache, from disk if there is one. */
 enum err gpu_cache_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
 enum err gpu_wait_all(struct gpu *g, struct err_msg *why) MUST_CHECK;

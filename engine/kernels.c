@@ -143,11 +143,12 @@ struct kernels {
     struct gpu_pipeline *plain[PLAIN_COUNT];
     struct gpu_pipeline *embed[ARRAY_LEN(weights)];
     struct gpu_pipeline *matmul[ARRAY_LEN(weights)][VARIANTS];
+    struct gpu_pipelines wanted; /* of the above, not created yet */
     char hash[33];
 };
 
-static enum err create_pipeline(struct kernels *k, const struct shader *s, const uint32_t *spec,
-                                uint32_t spec_count, struct gpu_pipeline **ret, struct err_msg *why)
+static enum err want(struct kernels *k, const struct shader *s, const uint32_t *spec,
+                     uint32_t spec_count, struct gpu_pipeline **ret, struct err_msg *why)
 {
     struct gpu_pipeline_options o = {.name = s->name,
                                      .spirv = s->spirv,
@@ -155,17 +156,16 @@ static enum err create_pipeline(struct kernels *k, const struct shader *s, const
                                      .push_bytes = s->push_bytes,
                                      .spec = spec,
                                      .spec_count = spec_count};
-    return gpu_pipeline_create(k->gpu, &o, ret, why);
+    return gpu_pipelines_add(&k->wanted, &o, ret, why);
 }
 
-static enum err create_matmul(struct kernels *k, size_t type, uint32_t variant, struct err_msg *why)
+static enum err want_matmul(struct kernels *k, size_t type, uint32_t variant, struct err_msg *why)
 {
     if (k->matmul[type][variant] != NULL)
         return ERR_OK;
     const struct matmul_variant *v = &variants[variant];
     const uint32_t spec[] = {v->lanes, v->slices, v->rows, v->columns, v->load};
-    return create_pipeline(k, &weights[type].matmul, spec, ARRAY_LEN(spec),
-                           &k->matmul[type][variant], why);
+    return want(k, &weights[type].matmul, spec, ARRAY_LEN(spec), &k->matmul[type][variant], why);
 }
 
 static bool is_used(const struct kernels *k, const struct matmul_variant *v)
@@ -227,16 +227,18 @@ enum err kernels_create(struct gpu *g, uint64_t types, struct kernels **ret, str
     for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++) {
         uint32_t spec[2];
         plain_spec(k, i, spec);
-        e = create_pipeline(k, &plains[i].shader, spec, plains[i].spec_count, &k->plain[i], why);
+        e = want(k, &plains[i].shader, spec, plains[i].spec_count, &k->plain[i], why);
     }
     for (size_t t = 0; t < ARRAY_LEN(weights) && e == ERR_OK; t++) {
         if (!(k->types >> weights[t].type & 1))
             continue;
-        e = create_pipeline(k, &weights[t].embed, &elements, 1, &k->embed[t], why);
+        e = want(k, &weights[t].embed, &elements, 1, &k->embed[t], why);
         for (uint32_t v = 0; v < VARIANTS && e == ERR_OK; v++)
             if (is_used(k, &variants[v]))
-                e = create_matmul(k, t, v, why);
+                e = want_matmul(k, t, v, why);
     }
+    if (e == ERR_OK)
+        e = gpu_pipelines_create(g, &k->wanted, why);
     if (e != ERR_OK) {
         kernels_destroy(&k);
         return e;
@@ -247,6 +249,8 @@ enum err kernels_create(struct gpu *g, uint64_t types, struct kernels **ret, str
 
 void kernels_destroy(struct kernels **k)
 {
+    if (*k != NULL)
+        gpu_pipelines_free(&(*k)->wanted);
     free(*k); /* pipelines belong to the gpu */
     *k = NULL;
 }
@@ -432,8 +436,10 @@ bool kernels_force_matmul(struct kernels *k, uint32_t variant)
     if (variant > 0 && variants[variant - 1].load == LOAD_BROADCAST && !k->can_broadcast)
         return false;
     for (size_t t = 0; t < ARRAY_LEN(weights) && variant > 0; t++)
-        if (k->embed[t] != NULL && create_matmul(k, t, variant - 1, NULL) != ERR_OK)
+        if (k->embed[t] != NULL && want_matmul(k, t, variant - 1, NULL) != ERR_OK)
             return false;
+    if (gpu_pipelines_create(k->gpu, &k->wanted, NULL) != ERR_OK)
+        return false;
     k->forced = variant;
     return true;
 }
@@ -442,7 +448,8 @@ bool kernels_force_sample(struct kernels *k, uint32_t invocations, uint32_t ahea
 {
     const uint32_t spec[] = {invocations, ahead};
     return invocations <= k->max_invocations && SAMPLE_GROUPS % invocations == 0 &&
-           create_pipeline(k, &plains[SAMPLE].shader, spec, 2, &k->plain[SAMPLE], NULL) == ERR_OK;
+           want(k, &plains[SAMPLE].shader, spec, 2, &k->plain[SAMPLE], NULL) == ERR_OK &&
+           gpu_pipelines_create(k->gpu, &k->wanted, NULL) == ERR_OK;
 }
 
 void kernels_force_common_attention(struct kernels *k)

@@ -35,21 +35,25 @@ struct matrix_weight {
 
 struct matrix;
 
-/* Creates the pipelines that do not depend on weights. emulated: without matrix units (slow: for
- * tests). ERR_DEVICE: the device's matrix units hold their matrices in another way than the kernels
- * expect. */
+/* emulated: without matrix units (slow: for tests). Nothing can be dispatched before
+ * matrix_compile(). */
 enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool emulated,
                        struct matrix **ret, struct err_msg *why) MUST_CHECK;
 void matrix_destroy(struct matrix **m);
 /* XXH3-128 hex of the family's SPIR-V and specializations. */
 const char *matrix_build_hash(const struct matrix *m);
 
-/* Makes matrix_matmul() ready for this weight and up to max_rows rows. */
+/* matrix_compile() is to make matrix_matmul() ready for this weight and up to max_rows rows. Of
+ * tiles and addresses it is only looked at whether they are 0. */
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
                         struct err_msg *why) MUST_CHECK;
-/* Makes matrix_expand() ready for a type. */
+/* As well matrix_expand() for a type. */
 enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type,
                                struct err_msg *why) MUST_CHECK;
+
+/* Creates the pipelines of all that was prepared since the last one, at once, and at first those
+ * that do not depend on weights. */
+enum err matrix_compile(struct matrix *m, struct err_msg *why) MUST_CHECK;
 
 uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols); /* of a gated weight: rows of both */
 void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups);

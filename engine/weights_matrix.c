@@ -79,7 +79,7 @@ static uint64_t add_gated(struct parts *p, const struct weight *gate, const stru
     return offset;
 }
 
-/* The layer's tiles; sets the offsets as addresses. */
+/* Where the layer's tiles will be in its buffer; sets the offsets as addresses. */
 static void place(struct layer_weights *l, const struct model *m, struct parts *p)
 {
     struct layer_matrices *x = &l->matrix;
@@ -114,14 +114,21 @@ static void move(struct matrix_weight *w, uint64_t base)
         w->tiles += base;
 }
 
+/* After place(): the buffer's address. */
+static void move_layer(struct layer_matrices *x, uint64_t base)
+{
+    struct matrix_weight *all[] = {&x->qkv,         &x->q,       &x->k,   &x->v,
+                                   &x->attn_output, &x->gate_up, &x->down};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++)
+        move(all[i], base);
+}
+
 static enum err expand(struct gpu *g, struct matrix *x, const struct parts *p, bool adjacent,
                        struct gpu_buffer *ret, struct err_msg *why)
 {
     /* A workgroup reads its whole tiles, also behind the last row. */
     uint64_t behind = MATRIX_PAD_TILES * matrix_tiles_bytes(16, p->list[p->count - 1].from->cols);
     enum err e = gpu_buffer_create(g, GPU_DEVICE, p->bytes + behind, "weight tiles", ret, why);
-    for (size_t i = 0; i < p->count && e == ERR_OK; i++)
-        e = matrix_prepare_expand(x, p->list[i].from->type, why);
     if (e == ERR_OK)
         e = gpu_begin(g, why);
     if (e != ERR_OK)
@@ -147,26 +154,34 @@ static enum err make_layer_tiles(struct layer_weights *l, struct gpu *g, struct 
                                  const struct model *m, struct gpu_buffer *ret, struct err_msg *why)
 {
     struct parts p = {.count = 0};
-    struct layer_matrices *w = &l->matrix;
     place(l, m, &p);
     enum err e = expand(g, x, &p, m->rope_pairs_adjacent, ret, why);
-    if (e != ERR_OK)
-        return e;
-    struct matrix_weight *all[] = {&w->qkv,         &w->q,       &w->k,   &w->v,
-                                   &w->attn_output, &w->gate_up, &w->down};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        move(all[i], ret->address);
-    w->near = w->attn_output.tiles;
-    w->near_bytes = ret->address + p.bytes - w->near;
-    return ERR_OK;
+    if (e == ERR_OK)
+        move_layer(&l->matrix, ret->address);
+    return e;
 }
 
-static enum err prepare(struct weights *w, struct matrix *x, uint32_t n_layer, uint32_t max_rows,
-                        struct err_msg *why)
+/* All kernels, at once, for the layers and tiles that there will be. */
+static enum err prepare(struct weights *w, struct matrix *x, const struct model *m, bool tiles,
+                        uint32_t max_rows, struct err_msg *why)
 {
-    enum err e = matrix_prepare(x, &w->output_matrix, max_rows, why);
-    for (uint32_t i = 0; i < n_layer; i++) {
-        const struct layer_matrices *l = &w->layers[i].matrix;
+    enum { NOT_YET = 1 }; /* a tile's address */
+    enum err e = ERR_OK;
+    if (tiles) {
+        w->output_matrix.tiles = NOT_YET;
+        e = matrix_prepare_expand(x, w->output.type, why);
+    }
+    if (e == ERR_OK)
+        e = matrix_prepare(x, &w->output_matrix, max_rows, why);
+    for (uint32_t i = 0; i < m->n_layer && e == ERR_OK; i++) {
+        struct layer_matrices *l = &w->layers[i].matrix;
+        struct parts p = {.count = 0};
+        if (tiles) {
+            place(&w->layers[i], m, &p);
+            move_layer(l, NOT_YET);
+        }
+        for (size_t k = 0; k < p.count && e == ERR_OK; k++)
+            e = matrix_prepare_expand(x, p.list[k].from->type, why);
         const struct matrix_weight *all[] = {
             &l->qkv, &l->q, &l->k, &l->v, &l->attn_output, &l->gate_up, &l->gate, &l->up, &l->down};
         for (size_t k = 0; k < ARRAY_LEN(all) && e == ERR_OK; k++) {
@@ -177,18 +192,18 @@ static enum err prepare(struct weights *w, struct matrix *x, uint32_t n_layer, u
                 e = matrix_prepare(x, all[k], max_rows, why);
         }
     }
-    return e;
+    return e == ERR_OK ? matrix_compile(x, why) : e;
 }
 
 enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *x,
                                const struct model *m, bool tiles, uint32_t max_rows,
                                struct err_msg *why)
 {
-    enum err e = ERR_OK;
     w->output_matrix = plain(&w->output);
     for (uint32_t i = 0; i < m->n_layer; i++)
         describe(&w->layers[i], m);
-    if (tiles) {
+    enum err e = prepare(w, x, m, tiles, max_rows, why);
+    if (tiles && e == ERR_OK) {
         w->tiles = calloc(m->n_layer + 1, sizeof *w->tiles);
         if (w->tiles == NULL)
             return err_set(why, ERR_NOMEM, "out of memory for the tensor table");
@@ -203,7 +218,7 @@ enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *
         for (uint32_t i = 0; i <= m->n_layer; i++)
             w->tiles_bytes += w->tiles[i].bytes;
     }
-    return e == ERR_OK ? prepare(w, x, m->n_layer, max_rows, why) : e;
+    return e;
 }
 
 void weights_free_tiles(struct weights *w, struct gpu *g, uint32_t n_layer)

@@ -18,6 +18,7 @@ static inline struct matrix *make_matrix(struct bed *b, uint32_t head_size, bool
     CHECK_OK(matrix_create(b->gpu, head_size, 256, emulated, &m, &why), why);
     if (m == NULL)
         exit(1);
+    CHECK_OK(matrix_compile(m, &why), why);
     return m;
 }
 

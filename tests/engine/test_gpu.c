@@ -391,6 +391,95 @@ static void test_hash(const struct gpu_options *o)
     gpu_destroy(&g);
 }
 
+enum { MANY = 100 };
+
+/* `bad`: no word of this one is right. MANY: none. */
+static void want_many(struct gpu_pipelines *l, struct gpu_pipeline *ret[MANY], unsigned bad,
+                      unsigned also_bad)
+{
+    /* void main() {} with a local size of 1 */
+    static const uint32_t good_code[] = {
+        0x07230203, 0x00010000, 0, 5,          0,         0x00020011, 1,          0x0003000e, 0, 1,
+        0x0005000f, 5,          1, 0x6e69616d, 0,         0x00060010, 1,          17,         1, 1,
+        1,          0x00020013, 2, 0x00030021, 3,         2,          0x00050036, 2,          1, 0,
+        3,          0x000200f8, 4, 0x000100fd, 0x00010038};
+    static const uint32_t bad_code[ARRAY_LEN(good_code)] = {0};
+    static char names[MANY][16];
+    struct err_msg why = {""};
+    for (unsigned i = 0; i < MANY; i++) {
+        struct gpu_pipeline_options o = {
+            .name = names[i],
+            .spirv = i == bad || i == also_bad ? bad_code : good_code,
+            .spirv_bytes = sizeof good_code,
+            .push_bytes = i % 2 * 4,
+        };
+        snprintf(names[i], sizeof names[i], "number %u", i);
+        CHECK_OK(gpu_pipelines_add(l, &o, &ret[i], &why), why);
+        CHECK_OK(gpu_pipelines_add(l, &o, &ret[i], &why), why); /* once is enough */
+    }
+    CHECK_INT(l->count, MANY);
+}
+
+/* Many pipelines at once: all, or none and the first in order is named. */
+static void test_pipelines(struct gpu_options o)
+{
+    struct err_msg why = {""};
+    struct gpu *g = NULL;
+    struct gpu_pipelines l = {0};
+    struct gpu_pipeline *p[MANY] = {0};
+    CHECK_OK(gpu_create(&o, &g, &why), why);
+    if (g == NULL)
+        exit(1);
+    CHECK_OK(gpu_pipelines_create(g, &l, &why), why); /* none */
+    /* Each pipeline is three calls, and one after the other where faults are injected. */
+    struct fault f = {.at = 41 * 3 + 2, .result = -4};
+    want_many(&l, p, MANY, MANY);
+    gpu_set_fault_fn(inject, &f);
+    CHECK_ERR(gpu_pipelines_create(g, &l, &why), ERR_DEVICE);
+    gpu_set_fault_fn(NULL, NULL);
+    CHECK_STR(why.text, "pipeline number 41: vkCreateComputePipelines: VK_ERROR_DEVICE_LOST");
+    CHECK_INT(f.calls, 42 * 3);
+    for (unsigned i = 0; i < MANY; i++)
+        CHECK(p[i] == NULL);
+    CHECK(l.count == 0 && l.wanted == NULL);
+    want_many(&l, p, MANY, MANY);
+    CHECK_OK(gpu_pipelines_create(g, &l, &why), why);
+    CHECK_OK(gpu_begin(g, &why), why);
+    for (unsigned i = 0; i < MANY; i++) {
+        uint32_t push = 0;
+        if (CHECK(p[i] != NULL) && CHECK(i == 0 || p[i] != p[i - 1]))
+            gpu_dispatch(g, p[i], &push, 1, 1, 1);
+    }
+    CHECK_OK(gpu_submit(g, &why), why);
+    CHECK_OK(gpu_wait(g, &why), why);
+    CHECK_INT(gpu_validation_errors(g), 0);
+    gpu_destroy(&g);
+}
+
+/* As it is without fault injection, on threads. What a driver makes of code that is none is its own
+ * affair, but the software one refuses it. */
+static void test_bad_pipelines(struct gpu_options o)
+{
+    struct err_msg why = {""};
+    struct gpu *g = NULL;
+    struct gpu_pipelines l = {0};
+    o.validate = false;
+    CHECK_OK(gpu_create(&o, &g, &why), why);
+    if (g == NULL)
+        exit(1);
+    for (unsigned bad = 0; gpu_info(g)->software && bad < MANY; bad += 11) {
+        struct gpu_pipeline *p[MANY] = {0};
+        char want[64];
+        snprintf(want, sizeof want, "pipeline number %u: vkCreate", bad);
+        want_many(&l, p, bad, bad + 1);
+        CHECK(gpu_pipelines_create(g, &l, &why) != ERR_OK);
+        CHECK_HAS(why.text, want);
+        for (unsigned i = 0; i < MANY; i++)
+            CHECK(p[i] == NULL);
+    }
+    gpu_destroy(&g);
+}
+
 int main(void)
 {
     struct gpu_options o = {.device_index = bed_device(), .validate = bed_validates()};
@@ -406,5 +495,7 @@ int main(void)
     test_hash(&o);
     test_cache(o);
     test_faults(&o);
+    test_pipelines(o);
+    test_bad_pipelines(o);
     return check_report();
 }

@@ -66,6 +66,7 @@ static void expand(struct bed *b, struct matrix *m, const struct weights *w, uin
                                    .upper = upper,
                                    .first_row = first};
     CHECK_OK(matrix_prepare_expand(m, w->type, &why), why);
+    CHECK_OK(matrix_compile(m, &why), why);
     bed_begin(b);
     matrix_expand(m, &p, w->type);
     bed_run(b);
@@ -204,6 +205,7 @@ static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case 
                                    .out_stride = c->stride,
                                    .gelu = c->gelu};
     CHECK_OK(matrix_prepare(m, &w, count, &why), why);
+    CHECK_OK(matrix_compile(m, &why), why);
     bed_begin(b);
     matrix_matmul(m, &p, &w);
     bed_run(b);
