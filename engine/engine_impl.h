@@ -107,8 +107,6 @@ struct layer_matrices {
     bool biases_adjoin;           /* q's, k's and v's biases are one vector */
     struct matrix_weight gate_up; /* gated; no tiles and no address: only gate and up */
     struct matrix_weight gate, up, down;
-    /* Tiles from attn_output on: what the layer reads after attention. */
-    uint64_t near, near_bytes;
 };
 
 /* As struct model_layer; address 0 where the architecture has no such tensor. */

@@ -4,8 +4,6 @@
 #include "base/size.h"
 #include "engine/engine_impl.h"
 
-enum { PREFETCH_ROWS = 96 };
-
 static void matmul(struct engine *e, const struct matrix_weight *w, uint64_t bias, uint64_t a,
                    uint64_t residual, uint64_t out, uint32_t out_stride, uint32_t rows)
 {
@@ -118,7 +116,7 @@ static void project_and_rotate(struct engine *e, const struct layer_weights *l, 
 }
 
 /* attn_tiles [R][n_head * head_size] = attention over each row's past */
-static void attention(struct engine *e, const struct layer_weights *l, uint32_t rows)
+static void attention(struct engine *e, const struct layer_weights *l)
 {
     const struct model *m = e->model;
     uint64_t step = e->step_device.address;
@@ -137,10 +135,6 @@ static void attention(struct engine *e, const struct layer_weights *l, uint32_t 
     matrix_attention(e->matrix, &att, e->tasks_few, true);
     att.tasks += e->tasks_few * sizeof(struct attention_task);
     matrix_attention(e->matrix, &att, e->tasks_many, false);
-    /* Few rows wait for weights more than they compute: attention leaves the memory idle meanwhile.
-     */
-    if (rows <= PREFETCH_ROWS && l->matrix.near_bytes > 0)
-        matrix_prefetch(e->matrix, l->matrix.near, l->matrix.near_bytes);
     forward_stage(e, "attention");
 }
 
@@ -198,7 +192,7 @@ void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint3
         forward_head_norms(e, l, rows);
         rotate(e, l, rows);
     }
-    attention(e, l, rows);
+    attention(e, l);
     add_to_stream(e, &l->matrix.attn_output, &l->attn_output_bias, e->attn_tiles.address,
                   &l->attn_post_norm, "attn_output", rows);
     if (e->model->n_expert > 0) {

@@ -18,7 +18,6 @@ PUSH_FITS(matrix_expand);
 PUSH_FITS(matrix_rows);
 PUSH_FITS(matrix_rope);
 PUSH_FITS(matrix_attention);
-PUSH_FITS(matrix_prefetch);
 static_assert(sizeof(struct attention_task) == 16, "the shader reads it as four words");
 
 struct code {
@@ -39,7 +38,7 @@ static const struct code attention_code[2] = BOTH(matrix_attention);
 static const struct code tiles_code[2] = BOTH(matrix_matmul_tiles);
 static const struct code qkv_code[2] = BOTH(matrix_qkv);
 static const struct code rows_code[2] = BOTH(matrix_rows);
-static const struct code rope_code = CODE(matrix_rope), prefetch_code = CODE(matrix_prefetch);
+static const struct code rope_code = CODE(matrix_rope);
 
 #define TYPE(TENSOR, name)                                                                         \
     {                                                                                              \
@@ -69,26 +68,26 @@ static const struct variant {
     uint32_t at_a_time; /* workgroups */
     float begin_us, group_us, round_us;
 } variants[] = {
-    {1, 1, 1, 1, 8, 4, false, 528, 2, 0.20f, 1}, {1, 1, 1, 1, 16, 5, false, 264, 2, 0.20f, 1},
-    {1, 2, 1, 1, 8, 4, false, 528, 2, 0.25f, 1}, {1, 2, 1, 1, 16, 5, false, 264, 2, 0.25f, 1},
-    {1, 4, 1, 1, 8, 4, false, 264, 3, 0.50f, 1}, {1, 4, 1, 1, 16, 5, false, 132, 2, 0.60f, 1.5f},
-    {2, 4, 1, 1, 4, 0, false, 264, 4, 0.58f, 0}, {2, 4, 2, 2, 1, 0, false, 396, 2, 0.52f, 0},
-    {4, 4, 2, 2, 1, 0, true, 264, 2, 0.65f, 0},  {4, 4, 2, 2, 1, 1, true, 264, 2, 9.0f, 0},
-    {2, 4, 2, 2, 1, 0, true, 396, 2, 9.0f, 0},
+    {1, 1, 1, 1, 8, 4, false, 528, 2, 0.20f, 1},    {1, 1, 1, 1, 16, 5, false, 264, 2, 0.20f, 1},
+    {1, 2, 1, 1, 8, 4, false, 528, 2, 0.25f, 1},    {1, 2, 1, 1, 16, 5, false, 264, 2, 0.25f, 1},
+    {1, 4, 1, 1, 8, 4, false, 264, 3, 0.50f, 1.2f}, {1, 4, 1, 1, 16, 5, false, 132, 2, 0.60f, 1.5f},
+    {1, 4, 1, 1, 4, 4, false, 528, 6, 0.50f, 0},    {2, 4, 1, 1, 4, 0, false, 264, 4, 0.55f, 0},
+    {2, 4, 2, 2, 1, 0, false, 396, 2, 0.62f, 0},    {4, 4, 2, 2, 1, 0, true, 264, 2, 0.85f, 0},
+    {2, 4, 2, 2, 1, 0, true, 396, 2, 0.65f, 0},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 
 enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_ROWS = 4 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
-enum attention { MANY, FEW_8, FEW_4, FEW_2, ATTENTIONS };
+enum attention { MANY, FEW_8, FEW_4, FEW_2, FEW_1, ATTENTIONS };
 struct attention_spec {
     uint32_t tn, warps_n, warps_k; /* the shader's constants; 0: not used */
 };
 /* For heads of up to 64 values, and larger ones; by shared memory. */
 static const struct attention_spec attention_specs[2][ATTENTIONS] = {
-    {{2, 2, 4}, {1, 1, 8}, {1, 1, 4}, {1, 1, 2}},
-    {{1, 4, 2}, {0}, {1, 1, 4}, {1, 1, 2}},
+    {{2, 2, 4}, {1, 1, 8}, {1, 1, 4}, {1, 1, 2}, {1, 1, 1}},
+    {{1, 4, 2}, {0}, {1, 1, 4}, {1, 1, 2}, {1, 1, 1}},
 };
 /* Emulated: many columns. A software device has half as much. */
 static const struct attention_spec emulated_many[2] = {{2, 2, 2}, {1, 4, 1}};
@@ -101,7 +100,7 @@ struct matrix {
     int forced;
     uint32_t norm_groups; /* of rows that a matmul can normalize; 0: none */
     struct gpu_pipeline *attention[ATTENTIONS];
-    struct gpu_pipeline *rows, *rope, *prefetch;
+    struct gpu_pipeline *rows, *rope;
     struct gpu_pipeline *expand[TYPES];
     struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2]; /* gated, normed */
     struct gpu_pipelines wanted;                          /* of the above, not created yet */
@@ -184,9 +183,6 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
     if (e == ERR_OK)
         e = want(m, "matrix_rope", &rope_code, sizeof(struct push_matrix_rope), &elements, 1,
                  &m->rope, why);
-    if (e == ERR_OK)
-        e = want(m, "matrix_prefetch", &prefetch_code, sizeof(struct push_matrix_prefetch), NULL, 0,
-                 &m->prefetch, why);
     if (e != ERR_OK) {
         matrix_destroy(&m);
         return e;
@@ -281,7 +277,10 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
         if ((v->warps_k > 4 && i != 4 + few) || !matrix_variant_fits(m, i))
             continue;
         grid(v, w, rows, &x, &y);
-        float rounds = (float)div_up((uint64_t)x * y, v->at_a_time);
+        /* Few rounds end together; of many the last one is shared out. */
+        float rounds = (float)x * (float)y / (float)v->at_a_time;
+        if (rounds < 4)
+            rounds = (float)div_up((uint64_t)x * y, v->at_a_time);
         float groups = (float)(slice_groups * div_up(slices, v->warps_k));
         float us = v->begin_us + rounds * (v->group_us * groups + v->round_us);
         if (least == 0 || us < least) {
@@ -401,14 +400,6 @@ void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
     gpu_dispatch(m->gpu, m->rope, p, (uint32_t)div_up(words, ELEMENTS), p->rows, 1);
 }
 
-void matrix_prefetch(struct matrix *m, uint64_t from, uint64_t bytes)
-{
-    enum { SECTOR_BYTES = 32, SECTORS_A_GROUP = 256 * 8 };
-    struct push_matrix_prefetch p = {.from = from, .sectors = (uint32_t)(bytes / SECTOR_BYTES)};
-    if (p.sectors > 0)
-        gpu_dispatch(m->gpu, m->prefetch, &p, (uint32_t)div_up(p.sectors, SECTORS_A_GROUP), 1, 1);
-}
-
 uint32_t matrix_task_rows(uint32_t n_head, uint32_t n_head_kv)
 {
     return (uint32_t)max_u64(1, MANY_COLUMNS / (n_head / n_head_kv));
@@ -421,7 +412,8 @@ void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, u
     enum attention i = !few                                  ? MANY
                        : groups <= 132 && m->head_size <= 64 ? FEW_8
                        : groups <= 528                       ? FEW_4
-                                                             : FEW_2;
+                       : groups <= 1056                      ? FEW_2
+                                                             : FEW_1;
     uint32_t columns = few ? share : share * matrix_task_rows(p->n_head, p->n_head_kv);
     if (tasks > 0)
         gpu_dispatch(m->gpu, m->attention[i], p, tasks, p->n_head_kv,

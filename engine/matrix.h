@@ -72,8 +72,6 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
 /* As matrix_matmul() with a paired weight. */
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w);
 void matrix_rope(struct matrix *m, const struct push_matrix_rope *p);
-/* Begins to bring memory near, beside what is recorded up to the next barrier. */
-void matrix_prefetch(struct matrix *m, uint64_t from, uint64_t bytes);
 /* Tasks of one row (few) or of up to matrix_task_rows() rows. */
 uint32_t matrix_task_rows(uint32_t n_head, uint32_t n_head_kv);
 void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,

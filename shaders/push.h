@@ -94,8 +94,6 @@
 #define PUSH_MATRIX_ATTENTION                                                                      \
     ADDR(q) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT                          \
     U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) F32(scale) F32(softcap)
-/* Reads `sectors` (not 0) times 32 bytes from `from` on. */
-#define PUSH_MATRIX_PREFETCH ADDR(from) U32(sectors)
 #define MATRIX_CHUNK_TOKENS 64 /* two pages */
 
 /* x[i] = cap * tanh(x[i] / cap), i < count. (Gemma 2, arXiv 2408.00118) */
@@ -195,7 +193,6 @@ struct push_matrix_expand { PUSH_MATRIX_EXPAND };
 struct push_matrix_rows { PUSH_MATRIX_ROWS };
 struct push_matrix_rope { PUSH_MATRIX_ROPE };
 struct attention_task { uint32_t row, rows, position, seq; };
-struct push_matrix_prefetch { PUSH_MATRIX_PREFETCH };
 struct push_matrix_attention { PUSH_MATRIX_ATTENTION };
 struct sample_row { SAMPLE_ROW };
 struct logit_edit { LOGIT_EDIT };
