@@ -41,8 +41,10 @@ struct oracle_case {
     bool biases;           /* q, k, v */
     bool output_bias;      /* of the attention's output */
     bool tied;             /* no output.weight */
+    bool gate_bf16;        /* the tensor ffn_gate is BF16; all others are F32 */
     uint32_t max_ctx;      /* the engine's, 0: ORACLE_CTX; LongRoPE chooses by it */
     uint32_t prompt_count; /* 0: 100 */
+    uint64_t seed;         /* the test's, of weights and prompts; 0: any */
 };
 
 enum { ORACLE_VOCAB = 128, ORACLE_CTX = 256 };

@@ -22,6 +22,21 @@ const float *oracle_tensor(const struct oracle *o, int layer, const char *name)
     return NULL;
 }
 
+/* A BF16 number is an F32 number's upper half. */
+static uint16_t upper_half(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)(bits >> 16);
+}
+
+static float cut(float x)
+{
+    uint32_t bits = (uint32_t)upper_half(x) << 16;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 struct maker {
     struct oracle *o;
     struct check_rng rng;
@@ -49,6 +64,9 @@ static void make(struct maker *m, const char *name, float middle, float spread, 
         snprintf(t->name, sizeof t->name, "blk.%d.%s", m->layer, name);
     for (uint64_t i = 0; i < count; i++)
         t->data[i] = check_rng_float(&m->rng, middle - spread, middle + spread);
+    t->bf16 = m->o->c.gate_bf16 && strcmp(name, "ffn_gate.weight") == 0;
+    for (uint64_t i = 0; t->bf16 && i < count; i++)
+        t->data[i] = cut(t->data[i]);
     m->o->tensors_count++;
 }
 
@@ -237,6 +255,22 @@ static void write_keys(const struct writing *w)
     write_rope(w);
 }
 
+static enum err write_data(struct gguf_writer *w, const struct oracle_tensor *t,
+                           struct err_msg *why)
+{
+    uint64_t count = t->dims[0] * max_u64(t->dims[1], 1) * max_u64(t->dims[2], 1);
+    if (!t->bf16)
+        return gguf_write_data(w, t->data, count * sizeof *t->data, why);
+    uint16_t *halves = malloc(count * sizeof *halves);
+    if (halves == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory");
+    for (uint64_t i = 0; i < count; i++)
+        halves[i] = upper_half(t->data[i]);
+    enum err e = gguf_write_data(w, halves, count * sizeof *halves, why);
+    free(halves);
+    return e;
+}
+
 enum err oracle_write(const struct oracle *o, const char *path, const char *omit,
                       struct err_msg *why)
 {
@@ -248,16 +282,15 @@ enum err oracle_write(const struct oracle *o, const char *path, const char *omit
     for (size_t i = 0; i < o->tensors_count; i++) {
         const struct oracle_tensor *t = &o->tensors[i];
         if (!omitted(&keys, t->name))
-            gguf_write_tensor(w, str_of(t->name), TENSOR_F32, t->dims_count, t->dims);
+            gguf_write_tensor(w, str_of(t->name), t->bf16 ? TENSOR_BF16 : TENSOR_F32, t->dims_count,
+                              t->dims);
     }
     enum err e = gguf_write_begin(w, path, why);
     for (size_t i = 0; i < o->tensors_count && e == ERR_OK; i++) {
         const struct oracle_tensor *t = &o->tensors[i];
         if (omitted(&keys, t->name))
             continue;
-        e = gguf_write_data(
-            w, t->data,
-            t->dims[0] * max_u64(t->dims[1], 1) * max_u64(t->dims[2], 1) * sizeof *t->data, why);
+        e = write_data(w, t, why);
     }
     if (e == ERR_OK)
         e = gguf_write_finish(w, why);

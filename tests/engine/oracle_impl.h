@@ -11,6 +11,7 @@ struct oracle_tensor {
     uint32_t dims_count;
     uint64_t dims[3]; /* the first is contiguous */
     float *data;
+    bool bf16; /* in the file; data holds such numbers */
 };
 
 struct oracle {
