@@ -14,6 +14,7 @@ enum {
     SOFTWARE_CHUNK_TOKENS = 128,
     HARDWARE_MAX_SEQS = 256,
     HARDWARE_CHUNK_TOKENS = 1024,
+    MATRIX_CHUNK_ROWS = 2048, /* matrix units want large tiles */
     LARGEST_SEQS = 4096,
 };
 static const uint64_t SOFTWARE_KV_BYTES = UINT64_C(512) << 20;
@@ -47,9 +48,10 @@ static void choose_batch(struct engine *e)
     uint32_t seqs = o->max_seqs != 0 ? o->max_seqs
                     : software       ? SOFTWARE_MAX_SEQS
                                      : HARDWARE_MAX_SEQS;
-    uint32_t chunk = o->chunk_tokens != 0 ? o->chunk_tokens
-                     : software           ? SOFTWARE_CHUNK_TOKENS
-                                          : HARDWARE_CHUNK_TOKENS;
+    uint32_t chunk = o->chunk_tokens != 0    ? o->chunk_tokens
+                     : software              ? SOFTWARE_CHUNK_TOKENS
+                     : memory_uses_matrix(e) ? MATRIX_CHUNK_ROWS
+                                             : HARDWARE_CHUNK_TOKENS;
     /* Kernels' grids have a row, or a row's expert, to a workgroup. */
     uint64_t most_rows = max_u64(2, MAX_GROUPS / max_u64(1, e->model->n_expert_used));
     e->info.max_seqs = (uint32_t)min_u64(min_u64(seqs, LARGEST_SEQS), most_rows / 2);
@@ -102,6 +104,17 @@ uint64_t memory_angles_bytes(const struct engine *e)
     return (uint64_t)e->info.max_ctx * (e->model->rope_dims / 2) * 2 * sizeof(float);
 }
 
+/* Gate and up in one matmul, which never writes what comes before the activation. */
+static bool gates_inside(const struct engine *e)
+{
+    for (uint32_t i = 0; i < e->model->n_layer; i++) {
+        const struct model_layer *l = &e->model->layers[i];
+        if (l->ffn_gate_up == NULL && l->ffn_gate->type != l->ffn_up->type)
+            return false;
+    }
+    return true;
+}
+
 size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS])
 {
     const struct model *m = e->model;
@@ -116,6 +129,7 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
     uint64_t logits = (uint64_t)m->n_vocab * sizeof(float);
     uint64_t halves = 0; /* f16 rows and the whole tiles that are read behind them */
     bool matrix = memory_uses_matrix(e), dense = matrix && m->n_expert == 0;
+    bool inside = dense && gates_inside(e);
     if (matrix)
         halves = (div_up(e->max_rows, MATRIX_PAD_ROWS) + 1) * MATRIX_PAD_ROWS * sizeof(uint16_t);
     const struct engine_buffer table[] = {
@@ -130,8 +144,8 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
         {&e->attn_tiles, GPU_DEVICE, halves * q, "attention output"},
         {&e->ff_tiles, GPU_DEVICE, dense ? halves * m->n_ff : 0, "feed-forward"},
         {&e->q, GPU_DEVICE, halves * q, "queries"},
-        {&e->gate_up, GPU_DEVICE, row * 2 * ff, "gate and up"},
-        {&e->hidden, GPU_DEVICE, row * ff, "feed-forward"},
+        {&e->gate_up, GPU_DEVICE, inside ? 0 : row * 2 * ff, "gate and up"},
+        {&e->hidden, GPU_DEVICE, inside ? 0 : row * ff, "feed-forward"},
         {&e->router, GPU_DEVICE, row * m->n_expert, "router"},
         {&e->expert_ids, GPU_DEVICE, pairs, "experts"},
         {&e->expert_weights, GPU_DEVICE, pairs, "experts"},
