@@ -80,6 +80,8 @@ struct matmul_case {
     struct tensor tiles, bias_t, residual_t;
     uint16_t *a; /* rows x k */
     float *bias, *residual;
+    float *x, *norm;  /* F32 rows and a norm's weight, instead of a; NULL: none */
+    bool norm_inside; /* the matmul norms them itself, not matrix_rows() */
 };
 
 static uint16_t weight_half(const struct matmul_case *c, uint32_t row, uint32_t i, bool high)
@@ -158,6 +160,8 @@ static void free_case(struct matmul_case *c)
     free(c->a);
     free(c->bias);
     free(c->residual);
+    free(c->x);
+    free(c->norm);
 }
 
 static struct matrix_weight describe(const struct matmul_case *c, bool tiles)
@@ -176,6 +180,32 @@ static struct matrix_weight describe(const struct matmul_case *c, bool tiles)
     return w;
 }
 
+/* Normed rows into p's a, or as what it norms itself. */
+static void norm_case(struct bed *b, struct matrix *m, const struct matmul_case *c,
+                      const struct matrix_weight *w, uint32_t first, struct push_matrix_matmul *p)
+{
+    const float eps = 1e-5f;
+    struct tensor x = bed_tensor(b, c->x + (size_t)first * c->k, (uint64_t)p->rows * c->k * 4),
+                  norm = bed_tensor(b, c->norm, c->k * 4);
+    if (c->norm_inside) {
+        CHECK(matrix_norms(m, w, p->rows));
+        p->a = x.address;
+        p->norm = norm.address;
+        p->eps = eps;
+        return;
+    }
+    struct push_matrix_rows rows = {.x = x.address,
+                                    .weight = norm.address,
+                                    .out = p->a,
+                                    .rows = p->rows,
+                                    .cols = c->k,
+                                    .stride = c->k,
+                                    .eps = eps};
+    bed_begin(b);
+    matrix_rows(m, &rows);
+    bed_run(b);
+}
+
 /* Plain: f32 [count][stride] as the kernel leaves it. Gated: f16 [count][n] of the row tiles. */
 static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case *c, bool tiles,
                       uint32_t first, uint32_t count)
@@ -190,7 +220,8 @@ static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case 
     memset(a, 0xff, a_bytes);
     for (uint32_t r = 0; r < count; r++)
         for (uint32_t i = 0; i < c->k; i++)
-            a[row_place(r, i, c->k / 32)] = c->a[(size_t)(first + r) * c->k + i];
+            if (c->x == NULL)
+                a[row_place(r, i, c->k / 32)] = c->a[(size_t)(first + r) * c->k + i];
     struct tensor out = bed_tensor(b, c->in_place ? c->residual + skip : NULL, bytes),
                   a_t = bed_tensor(b, a, a_bytes);
     free(a);
@@ -204,6 +235,8 @@ static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case 
                                    .rows = count,
                                    .out_stride = c->stride,
                                    .gelu = c->gelu};
+    if (c->x != NULL)
+        norm_case(b, m, c, &w, first, &p);
     CHECK_OK(matrix_prepare(m, &w, count, &why), why);
     CHECK_OK(matrix_compile(m, &why), why);
     bed_begin(b);
@@ -347,6 +380,44 @@ static void test_prepare(struct bed *b, struct matrix *m)
     free_case(&c);
 }
 
+/* Norms inside have the bits of matrix_rows() before: each of the few rows, and each one alone. */
+static void test_norm(struct bed *b, enum tensor_type type, bool emulated)
+{
+    static const uint32_t widths[] = {32, 256, 1024, 1056, 1536}; /* one octet a lane, and two */
+    struct err_msg why = {""};
+    for (size_t i = 0; i < ARRAY_LEN(widths); i++) {
+        struct matmul_case c;
+        struct matrix *m = NULL;
+        CHECK_OK(matrix_create(b->gpu, 64, widths[i], emulated, &m, &why), why);
+        if (m == NULL)
+            return;
+        make_case(b, m, type, 1 + below(b, 4), widths[i], true, &c);
+        c.x = bed_floats(b, (size_t)c.rows * c.k, -3, 3);
+        c.norm = bed_floats(b, c.k, -0.02f, 0.02f);
+        for (int v = 0; v < 2; v++) { /* those of one row tile a workgroup */
+            if (!matrix_variant_fits(m, (size_t)v) || c.k != widths[i]) /* blocks of 256 */
+                continue;
+            matrix_force(m, v);
+            for (int tiles = 0; tiles < 2; tiles++) {
+                c.norm_inside = false;
+                char *want = run_case(b, m, &c, tiles, 0, c.rows);
+                c.norm_inside = true;
+                char *got = run_case(b, m, &c, tiles, 0, c.rows);
+                if (!CHECK(memcmp(want, got, (size_t)c.rows * c.n * 2) == 0))
+                    say(&c, "norms inside, variant", v);
+                free(got);
+                uint32_t last = c.rows - 1;
+                got = run_case(b, m, &c, tiles, last, 1);
+                CHECK(memcmp(want + (size_t)last * c.n * 2, got, c.n * 2) == 0);
+                free(got);
+                free(want);
+            }
+        }
+        free_case(&c);
+        matrix_destroy(&m);
+    }
+}
+
 static void test_type(struct bed *b, struct matrix *m, enum tensor_type type, bool all)
 {
     static const uint32_t shapes[][2] = {{1, 64},  {8, 2112}, {9, 128}, {23, 1056},
@@ -377,6 +448,10 @@ int main(int argc, char **argv)
         test_type(&b, m, TENSOR_##name, TENSOR_##name == TENSOR_Q8_0);
             TENSOR_TYPES(X)
 #undef X
+            if (strcmp(argv[i], "Q8_0") == 0)
+                test_norm(&b, TENSOR_Q8_0, emulated);
+            if (strcmp(argv[i], "Q4_K") == 0)
+                test_norm(&b, TENSOR_Q4_K, emulated);
         }
         test_prepare(&b, m);
         matrix_destroy(&m);
