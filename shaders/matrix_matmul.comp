@@ -95,33 +95,33 @@ uint weight_row(uint tile, uint g, uint upper)
     return min(row, p.n - 1) + (GATED && upper == 1 ? p.high_row : 0);
 }
 #define WEIGHTS_BEGIN
-#define WEIGHTS_LOAD(ret, i, b, upper)                                                                                  \
-    {                                                                                                                  \
-        weight_at at = weight_find(GATED && (upper) == 1 ? p.w_high : p.w, weight_row(out_tile + (i), lane / 4, upper),   \
-                                   (b) / (SLICE / GROUP), p.k);                                                        \
-        ret = type_read_octet(type_read_slice(at), at, (b) % (SLICE / GROUP), lane % 4);                               \
+#define WEIGHTS_LOAD(ret, i, b, upper) \
+    { \
+        weight_at at = weight_find(GATED && (upper) == 1 ? p.w_high : p.w, \
+                                   weight_row(out_tile + (i), lane / 4, upper), (b) / (SLICE / GROUP), p.k); \
+        ret = type_read_octet(type_read_slice(at), at, (b) % (SLICE / GROUP), lane % 4); \
     }
 #endif
 
-#define LOAD(b, w, w_at, x, x_at)                                                                                      \
-    [[unroll]] for (uint i = 0; i < TM; i++) {                                                                         \
-        WEIGHTS_LOAD(w[w_at + 2 * i], i, b, 0)                                                                         \
-        WEIGHTS_LOAD(w[w_at + 2 * i + 1], i, b, 1)                                                                     \
-    }                                                                                                                  \
-    [[unroll]] for (uint j = 0; j < TN; j++)                                                                           \
-        if (NORMED)                                                                                                    \
-            x[x_at + j] = normed[(b) * WARP + lane];                                                                   \
-        else                                                                                                           \
+#define LOAD(b, w, w_at, x, x_at) \
+    [[unroll]] for (uint i = 0; i < TM; i++) { \
+        WEIGHTS_LOAD(w[w_at + 2 * i], i, b, 0) \
+        WEIGHTS_LOAD(w[w_at + 2 * i + 1], i, b, 1) \
+    } \
+    [[unroll]] for (uint j = 0; j < TN; j++) \
+        if (NORMED) \
+            x[x_at + j] = normed[(b) * WARP + lane]; \
+        else \
             x[x_at + j] = row_base.v[(j * groups + (b)) * 32];
 
-#define MULTIPLY(w, w_at, x, x_at)                                                                                     \
-    [[unroll]] for (uint i = 0; i < TM; i++)                                                                           \
-        [[unroll]] for (uint j = 0; j < TN; j++)                                                                       \
-            acc[i * TN + j] =                                                                                          \
-                product(w[w_at + 2 * i].xy, w[w_at + 2 * i + 1].xy, x[x_at + j].xy, acc[i * TN + j]);                  \
-    [[unroll]] for (uint i = 0; i < TM; i++)                                                                           \
-        [[unroll]] for (uint j = 0; j < TN; j++)                                                                       \
-            acc[i * TN + j] =                                                                                          \
+#define MULTIPLY(w, w_at, x, x_at) \
+    [[unroll]] for (uint i = 0; i < TM; i++) \
+        [[unroll]] for (uint j = 0; j < TN; j++) \
+            acc[i * TN + j] = \
+                product(w[w_at + 2 * i].xy, w[w_at + 2 * i + 1].xy, x[x_at + j].xy, acc[i * TN + j]); \
+    [[unroll]] for (uint i = 0; i < TM; i++) \
+        [[unroll]] for (uint j = 0; j < TN; j++) \
+            acc[i * TN + j] = \
                 product(w[w_at + 2 * i].zw, w[w_at + 2 * i + 1].zw, x[x_at + j].zw, acc[i * TN + j]);
 
 #ifdef QKV

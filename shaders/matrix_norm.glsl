@@ -1,5 +1,5 @@
-/* What the two places that norm rows for row tiles (matrix.glsl) share, so that they have the same bits: NORM_WARPS warps
- * take a row; a lane adds squares of every 256th four values, a warp its lanes pairwise, and the warps are added in
+/* What the two places that norm rows for row tiles (matrix.glsl) share, so that they have the same bits: NORM_WARPS
+ * warps take a row; a lane adds squares of every 256th four values, a warp its lanes pairwise, and the warps follow in
  * ascending order. Who includes this defines
  *   NORM_PUT(at, part, word)   keep word `part` of the 16 bytes at `at`, counted from the rows' tile */
 #ifndef OCTO_MATRIX_NORM_GLSL

@@ -67,9 +67,11 @@
  * norm (few rows, matrix_norms()): a is F32 rows [rows][k] instead, normalized on the way with weight norm and eps. */
 #define PUSH_MATRIX_MATMUL                                                                         \
     ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR(norm) ADDR_OUT                     \
-    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(slices) U32(slice_groups) U32(gelu) F32(eps)
+    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(slices) U32(slice_groups) U32(gelu)  \
+    F32(eps)
 /* The projections to q, k and v with what follows them: bias, rotation (all of a head's dimensions), and the places of
- * PUSH_MATRIX_ROPE. w: weight tiles of all n = (n_head + 2 n_head_kv) * head_size rows, paired: see PUSH_MATRIX_EXPAND. */
+ * PUSH_MATRIX_ROPE. w: weight tiles of all n = (n_head + 2 n_head_kv) * head_size rows, paired:
+ * see PUSH_MATRIX_EXPAND. */
 #define PUSH_MATRIX_QKV                                                                            \
     ADDR(a) ADDR(w) ADDR(bias) ADDR(norm) ADDR(q) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages)     \
     ADDR(kv) F32(eps) U32(rows) U32(n) U32(k) U32(slices) U32(slice_groups) U32(n_head) U32(n_head_kv) U32(head_size) \
@@ -89,8 +91,8 @@
     U32(rows) U32(n_head) U32(n_head_kv) U32(head_size) U32(rope_dims) U32(pages_stride) U32(page_bytes) \
     U32(adjacent)
 /* As PUSH_ATTENTION: q f16 rows, pages as PUSH_MATRIX_ROPE leaves them, out: row tiles.
- * tasks: struct attention_task (first row, rows, position of the first, row of the page table), each a run of rows of one sequence at
- * consecutive positions. */
+ * tasks: struct attention_task, each a run of rows of one sequence at consecutive positions: the first row, how many,
+ * the first one's position, and the row of the page table. */
 #define PUSH_MATRIX_ATTENTION                                                                      \
     ADDR(q) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT                          \
     U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) F32(scale) F32(softcap)
