@@ -210,6 +210,12 @@ enum err memory_choose_kv(struct engine *e, uint64_t free_bytes, uint32_t *ret_p
 
 /* ---- without a device ---- */
 
+/* 0 stays "not known"; nothing left is 1. */
+static uint64_t rest(uint64_t free_bytes, uint64_t taken)
+{
+    return free_bytes == 0 ? 0 : free_bytes > taken ? free_bytes - taken : 1;
+}
+
 enum err engine_plan_memory(const struct model *m, const struct gpu_device_info *device,
                             uint64_t free_bytes, const struct engine_options *o,
                             struct engine_memory *ret, struct err_msg *why)
@@ -223,9 +229,7 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
         return r;
     memory_size_step(&e);
     uint64_t tiles = memory_uses_matrix(&e) ? weights_tiles_bytes(m) : 0;
-    if (tiles > 0 &&
-        memory_fits_tiles(&e, tiles,
-                          free_bytes > plan.weight_bytes ? free_bytes - plan.weight_bytes : 0))
+    if (tiles > 0 && memory_fits_tiles(&e, tiles, rest(free_bytes, plan.weight_bytes)))
         plan.weight_bytes += tiles;
     plan.activation_bytes = 2 * memory_angles_bytes(&e);
     size_t count = memory_buffers(&e, table);
@@ -233,8 +237,7 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
         plan.activation_bytes += table[i].kind == GPU_DEVICE ? table[i].bytes : 0;
     /* What the engine will find when all that is on the device. */
     uint64_t fixed = plan.weight_bytes + plan.activation_bytes;
-    uint64_t left = free_bytes == 0 ? 0 : free_bytes > fixed ? free_bytes - fixed : 1;
-    r = memory_choose_kv(&e, left, &pages, why);
+    r = memory_choose_kv(&e, rest(free_bytes, fixed), &pages, why);
     if (r != ERR_OK)
         return r;
     uint64_t one = (uint64_t)e.pages_stride * PAGE_TOKENS;

@@ -123,11 +123,16 @@ static void move_layer(struct layer_matrices *x, uint64_t base)
         move(all[i], base);
 }
 
+/* A workgroup reads its whole tiles, also behind the last row of a buffer's last matrix. */
+static uint64_t behind_bytes(uint64_t cols)
+{
+    return MATRIX_PAD_TILES * matrix_tiles_bytes(16, cols);
+}
+
 static enum err expand(struct gpu *g, struct matrix *x, const struct parts *p, bool adjacent,
                        struct gpu_buffer *ret, struct err_msg *why)
 {
-    /* A workgroup reads its whole tiles, also behind the last row. */
-    uint64_t behind = MATRIX_PAD_TILES * matrix_tiles_bytes(16, p->list[p->count - 1].from->cols);
+    uint64_t behind = behind_bytes(p->list[p->count - 1].from->cols);
     enum err e = gpu_buffer_create(g, GPU_DEVICE, p->bytes + behind, "weight tiles", ret, why);
     if (e == ERR_OK)
         e = gpu_begin(g, why);
@@ -236,13 +241,14 @@ static uint64_t tensor_bytes(const struct gguf_tensor *t)
 
 uint64_t weights_tiles_bytes(const struct model *m)
 {
-    uint64_t bytes = tensor_bytes(m->output);
+    uint64_t bytes = tensor_bytes(m->output) + behind_bytes(m->output->dims[0]);
     for (uint32_t i = 0; i < m->n_layer; i++) {
         const struct model_layer *l = &m->layers[i];
         bytes += tensor_bytes(l->attn_qkv) + tensor_bytes(l->attn_q) + tensor_bytes(l->attn_k) +
                  tensor_bytes(l->attn_v) + tensor_bytes(l->attn_output) +
                  tensor_bytes(l->ffn_gate_up) + tensor_bytes(l->ffn_gate) +
                  tensor_bytes(l->ffn_up) + tensor_bytes(l->ffn_down);
+        bytes += behind_bytes((m->n_expert > 0 ? l->attn_output : l->ffn_down)->dims[0]);
     }
     return bytes;
 }

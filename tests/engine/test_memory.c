@@ -50,6 +50,44 @@ static void test_room(const struct model *m)
     CHECK_INT(half.fits, fixed <= 7 * one);
 }
 
+/* f16 tiles beside the weights, where they take no more than two fifths of what those leave. */
+static void test_tiles(const struct model *m)
+{
+    struct gpu_device_info device = {
+        .name = "card", .usable = true, .memory_bytes = 80 * GiB, .matrix_f16 = true};
+    struct engine_options o = {.max_seqs = 64};
+    struct engine_memory p = {0};
+    struct err_msg why = {""};
+    uint64_t plain = plan(m, 80 * GiB, 80 * GiB, &o).weight_bytes;
+    CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
+    uint64_t tiles = p.weight_bytes - plain;
+    uint64_t matrices = 2 * m->weight_count; /* but the embeddings, if they are not the output */
+    CHECK(p.fits && p.weight_bytes > plain && tiles > matrices / 2 && tiles < matrices + 4 * MiB);
+    uint64_t enough = plain + div_up(tiles, 2) * 5;
+    CHECK_OK(engine_plan_memory(m, &device, enough, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain + tiles);
+    const uint64_t less[] = {enough - 1, plain + 1, plain, plain - 1, 1};
+    for (size_t i = 0; i < ARRAY_LEN(less); i++) {
+        CHECK_OK(engine_plan_memory(m, &device, less[i], &o, &p, &why), why);
+        if (!CHECK(p.weight_bytes == plain))
+            fprintf(stderr, "    case %zu\n", i);
+    }
+    /* A driver that does not tell: a quarter of the device's memory. */
+    device.memory_bytes = tiles * 4;
+    CHECK_OK(engine_plan_memory(m, &device, 0, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain + tiles);
+    device.memory_bytes--;
+    CHECK_OK(engine_plan_memory(m, &device, 0, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain);
+    device.memory_bytes = 80 * GiB;
+    o.no_tiles = true;
+    CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain);
+    o = (struct engine_options){.max_seqs = 64, .family = ENGINE_PLAIN};
+    CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain);
+}
+
 static void test_long_context(const struct model *m)
 {
     struct model vast = *m;
@@ -131,7 +169,7 @@ static void test_rows_limit(const struct model *m)
 }
 
 /* The device at hand: the software one, or the first. */
-static void test_engine_agrees(const struct model *m)
+static void test_engine_agrees(const struct model *m, enum engine_family family, bool no_tiles)
 {
     static struct gpu_device_info list[GPU_MAX_DEVICES];
     struct err_msg why = {""};
@@ -145,15 +183,21 @@ static void test_engine_agrees(const struct model *m)
         fprintf(stderr, "no device\n");
         exit(check_failures > 0 ? 1 : 77);
     }
-    struct engine_options o = {
-        .device_index = (uint32_t)index, .max_seqs = 5, .max_ctx = 300, .kv_tokens = 1100};
+    struct engine_options o = {.device_index = (uint32_t)index,
+                               .max_seqs = 5,
+                               .max_ctx = 300,
+                               .kv_tokens = 1100,
+                               .family = family,
+                               .no_tiles = no_tiles};
     struct engine_memory p = {0};
     CHECK_OK(engine_plan_memory(m, &list[index], 0, &o, &p, &why), why);
     CHECK_OK(engine_create(m, &o, &e, &why), why);
     if (e == NULL)
         return;
     const struct engine_info *info = engine_info(e);
-    CHECK_INT(p.weight_bytes, info->weight_bytes);
+    CHECK_INT(p.weight_bytes, info->weight_bytes + info->tiles_bytes);
+    CHECK_INT(info->matrix, family == ENGINE_EMULATED);
+    CHECK_INT(info->tiles_bytes > 0, family == ENGINE_EMULATED && !no_tiles);
     CHECK_INT(p.kv_bytes, info->kv_bytes);
     CHECK_INT(p.kv_tokens, info->kv_tokens);
     CHECK_INT(p.max_ctx, info->max_ctx);
@@ -173,12 +217,16 @@ int main(int argc, char **argv)
         if (m == NULL)
             break;
         test_room(m);
+        test_tiles(m);
         test_long_context(m);
         test_kv_tokens(m);
         test_buffer_limit(m);
         test_rows_limit(m);
         test_head_size(m);
-        test_engine_agrees(m);
+        test_engine_agrees(m, ENGINE_PLAIN, false);
+        test_engine_agrees(m, ENGINE_EMULATED, false);
+        if (i == 1)
+            test_engine_agrees(m, ENGINE_EMULATED, true);
         model_close(&m);
     }
     return check_report();
