@@ -7,6 +7,7 @@
 
 #include "base/size.h"
 #include "engine/engine.h"
+#include "engine/memory.h"
 #include "tests/check.h"
 #include "tests/engine/oracle.h"
 
@@ -183,8 +184,12 @@ static struct engine *open_engine(const struct model *m, uint32_t max_ctx, uint3
                                .logits_all = true};
     CHECK_OK(engine_create(m, &o, &e, &why), why);
     if (e != NULL) {
-        CHECK_INT(engine_info(e)->matrix, family != ENGINE_PLAIN);
-        CHECK_INT(engine_info(e)->tiles_bytes > 0, family != ENGINE_PLAIN && !no_tiles);
+        const struct engine_info *info = engine_info(e);
+        struct engine_memory plan = {0};
+        CHECK_OK(engine_plan_memory(m, &info->device, 0, &o, &plan, &why), why);
+        CHECK_INT(plan.weight_bytes, info->weight_bytes + info->tiles_bytes);
+        CHECK_INT(info->matrix, family != ENGINE_PLAIN);
+        CHECK_INT(info->tiles_bytes > 0, family != ENGINE_PLAIN && !no_tiles);
     }
     return e;
 }
