@@ -242,8 +242,8 @@ static uint32_t output_tiles(const struct matrix_weight *w)
 static void grid(const struct variant *v, const struct matrix_weight *w, uint32_t rows,
                  uint32_t *ret_x, uint32_t *ret_y)
 {
-    *ret_x = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
-    *ret_y = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
+    *ret_x = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
+    *ret_y = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
 }
 
 bool matrix_variant_fits(const struct matrix *m, size_t variant)

@@ -23,7 +23,9 @@ enum {
     BUFFER_SLACK_BYTES = 1 << 16 /* what a driver may add to a buffer */
 };
 enum { EDITS_A_SEQ = 1024 }; /* room for bias and penalties a step, on average */
-static const uint64_t LOGITS_BYTES = UINT64_C(256) << 20; /* of one head pass */
+/* Of one head pass, which reads all of the output's weights: more where memory is plenty. */
+static const uint64_t LOGITS_BYTES = UINT64_C(256) << 20, MOST_LOGITS_BYTES = UINT64_C(1) << 30;
+enum { LOGITS_SHARE = 32 };
 
 bool memory_uses_matrix(const struct engine *e)
 {
@@ -61,7 +63,9 @@ static void choose_batch(struct engine *e)
         e->info.max_ctx = o->max_ctx;
     e->max_rows = e->info.chunk_tokens + e->info.max_seqs;
     uint64_t row_bytes = (uint64_t)e->model->n_vocab * sizeof(float);
-    e->max_logit_rows = (uint32_t)max_u64(1, min_u64(LOGITS_BYTES / row_bytes, e->max_rows));
+    uint64_t share = min_u64(e->info.device.memory_bytes / LOGITS_SHARE, MOST_LOGITS_BYTES);
+    uint64_t logits_bytes = max_u64(LOGITS_BYTES, share);
+    e->max_logit_rows = (uint32_t)max_u64(1, min_u64(logits_bytes / row_bytes, e->max_rows));
     uint64_t most = sampling_most_edits(e->info.max_ctx, e->model->n_vocab);
     e->max_edits = (uint32_t)(most + min_u64(most, EDITS_A_SEQ) * (e->info.max_seqs - 1));
     e->pages_stride = (e->info.max_ctx + PAGE_TOKENS - 1) / PAGE_TOKENS;

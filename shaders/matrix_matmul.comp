@@ -217,8 +217,9 @@ void main()
     uint lane = warp_lane(), warp = gl_LocalInvocationID.y;
     uint warp_k = warp / (WARPS_M * WARPS_N), side = warp % (WARPS_M * WARPS_N);
     uint groups = p.k / 32;
-    uint out_tile = (gl_WorkGroupID.x * WARPS_M + side % WARPS_M) * TM;
-    uint row_tile = (gl_WorkGroupID.y * WARPS_N + side / WARPS_M) * TN;
+    /* Neighbours in x share weights: of a large tensor each is read once from memory. */
+    uint out_tile = (gl_WorkGroupID.y * WARPS_M + side % WARPS_M) * TM;
+    uint row_tile = (gl_WorkGroupID.x * WARPS_N + side / WARPS_M) * TN;
     WEIGHTS_BEGIN
     if (NORMED)
         norm_rows(row_tile * 8);
