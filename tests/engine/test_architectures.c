@@ -108,13 +108,13 @@ static const struct oracle_case cases[] = {
      .factor = 8, .logit_cap = 20, .tied = true, .head_size = 32},
 };
 
-enum { MAX_TOKENS = 128, DECODED = 6, SEQUENCES = 4 };
+enum { MAX_TOKENS = 128, MOST_DECODED = 6, MATRIX_DECODED = 3, SEQUENCES = 4 };
 
 /* Rows of logits by sequence and position, and the tokens drawn. */
 struct run {
     float rows[SEQUENCES][MAX_TOKENS][ORACLE_VOCAB];
     uint32_t seen[SEQUENCES][MAX_TOKENS]; /* how often a row was handed out */
-    uint32_t drawn[SEQUENCES][DECODED];
+    uint32_t drawn[SEQUENCES][MOST_DECODED];
     uint32_t drawn_count[SEQUENCES];
 };
 
@@ -123,6 +123,7 @@ static struct run alone, together, again;
 /* What runs now. */
 static enum engine_family family = ENGINE_PLAIN;
 static bool no_tiles;
+static uint32_t decoded = MOST_DECODED;
 static uint32_t prompts[SEQUENCES][MAX_TOKENS], lengths[SEQUENCES];
 
 static void on_logits(void *user, uint64_t id, uint32_t position, const float *logits)
@@ -160,7 +161,7 @@ static void drain(struct engine *e, struct run *r)
             return;
         }
         for (size_t i = 0; i < count; i++)
-            if (CHECK(r->drawn_count[events[i].id] < DECODED))
+            if (CHECK(r->drawn_count[events[i].id] < decoded))
                 r->drawn[events[i].id][r->drawn_count[events[i].id]++] = events[i].token;
     }
 }
@@ -228,10 +229,10 @@ static double most_error(const struct oracle_case *c)
 
 static void compare(const struct oracle *o, const struct oracle_case *c)
 {
-    uint32_t ids[MAX_TOKENS], count = c->prompt_count + DECODED - 1, worst_at = 0;
+    uint32_t ids[MAX_TOKENS], count = c->prompt_count + decoded - 1, worst_at = 0;
     double *want = malloc(sizeof(double) * MAX_TOKENS * ORACLE_VOCAB), margin = 0, worst = 0;
     memcpy(ids, prompts[0], sizeof ids);
-    memcpy(ids + c->prompt_count, alone.drawn[0], (DECODED - 1) * sizeof *ids);
+    memcpy(ids + c->prompt_count, alone.drawn[0], (decoded - 1) * sizeof *ids);
     if (want == NULL || oracle_forward(o, ids, count, want, &margin) != ERR_OK) {
         CHECK(!"out of memory");
         free(want);
@@ -277,13 +278,13 @@ static void run_model(const struct oracle *o, const struct model *m)
         return;
     for (uint32_t s = 0; s < SEQUENCES; s++) {
         lengths[s] = c->prompt_count > shorter[s] ? c->prompt_count - shorter[s] : 5;
-        add(e, s, prompts[s], lengths[s], DECODED);
+        add(e, s, prompts[s], lengths[s], decoded);
         drain(e, &alone);
     }
     compare(o, c);
     into = &together;
     for (uint32_t s = 0; s < SEQUENCES; s++)
-        add(e, s, prompts[s], lengths[s], DECODED);
+        add(e, s, prompts[s], lengths[s], decoded);
     drain(e, &together);
     CHECK_INT(engine_validation_errors(e), 0);
     engine_destroy(&e);
@@ -293,15 +294,15 @@ static void run_model(const struct oracle *o, const struct model *m)
     if (e == NULL)
         return;
     for (uint32_t s = 0; s < SEQUENCES; s++) {
-        uint32_t count = lengths[s] + DECODED - 1;
+        uint32_t count = lengths[s] + decoded - 1;
         same_rows(c, &alone, &together, s, count);
         CHECK(memcmp(alone.drawn[s], together.drawn[s], sizeof alone.drawn[s]) == 0);
-        memcpy(prompts[s] + lengths[s], alone.drawn[s], (DECODED - 1) * sizeof *prompts[s]);
+        memcpy(prompts[s] + lengths[s], alone.drawn[s], (decoded - 1) * sizeof *prompts[s]);
         add(e, s, prompts[s], count, 1);
     }
     drain(e, &again);
     for (uint32_t s = 0; s < SEQUENCES; s++)
-        same_rows(c, &alone, &again, s, lengths[s] + DECODED - 1);
+        same_rows(c, &alone, &again, s, lengths[s] + decoded - 1);
     engine_destroy(&e);
 }
 
@@ -316,10 +317,10 @@ static void run_without_tiles(const struct oracle *o, const struct model *m)
         return;
     memset(&together, 0, sizeof together);
     for (uint32_t s = 0; s < SEQUENCES; s++)
-        add(e, s, prompts[s], lengths[s], DECODED);
+        add(e, s, prompts[s], lengths[s], decoded);
     drain(e, &together);
     for (uint32_t s = 0; s < SEQUENCES; s++)
-        same_rows(c, &alone, &together, s, lengths[s] + DECODED - 1);
+        same_rows(c, &alone, &together, s, lengths[s] + decoded - 1);
     CHECK_INT(engine_validation_errors(e), 0);
     engine_destroy(&e);
 }
@@ -381,8 +382,10 @@ int main(int argc, char **argv)
         gpu_choose(list, count, NULL, &index, &why) != ERR_OK)
         return 77; /* no Vulkan device at all */
     device_index = list[index].index;
-    if (strncmp(argv[2], "matrix", 6) == 0)
+    if (strncmp(argv[2], "matrix", 6) == 0) {
         family = list[index].matrix_f16 ? ENGINE_AUTO : ENGINE_EMULATED;
+        decoded = MATRIX_DECODED;
+    }
     snprintf(path, sizeof path, "%s/oracle-%s-%d.gguf", argv[1], argv[2], (int)getpid());
     struct check_rng rng = check_rng_start(20);
     for (size_t i = 0; i < ARRAY_LEN(cases); i++)
