@@ -22,3 +22,13 @@ void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
     [[unroll]] for (uint i = 0; i < 32; i++)
         w[i] = d * float(int(split_nibble(x, i) | (((high >> i) & 1) << 4)) - 16);
 }
+
+#ifdef OCTO_MATRIX_GLSL
+#define TYPE_OCTET
+uvec4 type_read_octet(type_slice s, weight_at p, uint g, uint q)
+{
+    f16vec2 d = octet_scale(p, g);
+    uint x = weight_word(p, 3 + g, q), high = weight_word(p, 1 + g / 4, g % 4) >> (4 * q);
+    return uvec4(octet_fives(x, high, d), octet_fives(x >> 4, high >> 16, d));
+}
+#endif

@@ -28,3 +28,27 @@ void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
         w[i] = (i < 16 ? a : b) * float(int(q) - 32);
     }
 }
+
+#ifdef OCTO_MATRIX_GLSL
+#define TYPE_OCTET
+/* Four values: lower nibbles one after the other in x, upper two bits in `high`. */
+uvec2 four_sixes(uint x, uint high, float scale)
+{
+    uint a = (x & 15) | ((x & 0xf0) << 12) | ((high & 3) << 4) | ((high & 0xc) << 18);
+    uint b = ((x >> 8) & 15) | ((x & 0xf000) << 4) | (high & 0x30) | ((high & 0xc0) << 14);
+    vec2 low = vec2(unpackFloat2x16(a | 0x64006400u) - f16vec2(float16_t(1056.0)));
+    vec2 up = vec2(unpackFloat2x16(b | 0x64006400u) - f16vec2(float16_t(1056.0)));
+    return uvec2(packHalf2x16(low * scale), packHalf2x16(up * scale));
+}
+
+uvec4 type_read_octet(type_slice s, weight_at p, uint g, uint q)
+{
+    uint shift = q % 2 * 16;
+    uint low = weight_word(p, 5 + g, q / 2) >> shift, up = weight_word(p, 5 + g, 2 + q / 2) >> shift;
+    uint pair = g % 2 * 2;
+    uint low_high = weight_word(p, 1 + g / 2, pair) >> (8 * q), up_high = weight_word(p, 1 + g / 2, pair + 1) >> (8 * q);
+    int scales = int(weight_word(p, 0, g / 2)) >> int(g % 2) * 16;
+    float a = s.d * float(bitfieldExtract(scales, 0, 8)), b = s.d * float(bitfieldExtract(scales, 8, 8));
+    return uvec4(four_sixes(low, low_high, a), four_sixes(up, up_high, b));
+}
+#endif

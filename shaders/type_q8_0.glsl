@@ -22,3 +22,13 @@ void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
             w[u * 16 + i] = d * float(bitfieldExtract(x[i / 4], int(i % 4) * 8, 8));
     }
 }
+
+#ifdef OCTO_MATRIX_GLSL
+#define TYPE_OCTET
+uvec4 type_read_octet(type_slice s, weight_at p, uint g, uint q)
+{
+    f16vec2 d = octet_scale(p, g);
+    uvec2 low = octet_bytes(weight_word(p, 1 + 2 * g, q), d), high = octet_bytes(weight_word(p, 2 + 2 * g, q), d);
+    return uvec4(low, high);
+}
+#endif

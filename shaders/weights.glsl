@@ -78,6 +78,47 @@ int codebook(uint q)
     return bitfieldExtract(int(word), int(q % 4) * 8, 8);
 }
 
+#ifdef OCTO_MATRIX_GLSL
+/* For octets (matrix.glsl): small integers become halves by their bits, 0x6400 | i is 1024 + i. Two at a time, and a
+ * product of a half and an integer of 8 bits is rounded once, as the F32 product (exact) is when it becomes a half. */
+
+/* One word of a unit. */
+uint weight_word(weight_at p, uint unit, uint word)
+{
+    return U32s(p.base).v[(unit * STRIPE + p.lane) * 4 + word];
+}
+
+/* Half g of unit 0: a group's scale. Words, not units: what an octet does not need is not read. */
+f16vec2 octet_scale(weight_at p, uint g)
+{
+    f16vec2 pair = unpackFloat2x16(weight_word(p, 0, g / 2));
+    return f16vec2(g % 2 == 0 ? pair.x : pair.y);
+}
+
+/* Integers 0, 2 and 1, 3 of four, less `zero`, times d: as two words, in order. */
+uvec2 octet_pairs(uint even, uint odd, float16_t zero, f16vec2 d)
+{
+    f16vec2 a = (unpackFloat2x16(even | 0x64006400u) - f16vec2(zero)) * d;
+    f16vec2 b = (unpackFloat2x16(odd | 0x64006400u) - f16vec2(zero)) * d;
+    return uvec2(packFloat2x16(f16vec2(a.x, b.x)), packFloat2x16(f16vec2(a.y, b.y)));
+}
+
+/* Four signed bytes. */
+uvec2 octet_bytes(uint x, f16vec2 d)
+{
+    x ^= 0x80808080u;
+    return octet_pairs(x & 0x00ff00ffu, (x >> 8) & 0x00ff00ffu, float16_t(1024.0 + 128.0), d);
+}
+
+/* The lower nibbles of four bytes, each with a fifth bit from `high`, less 16. */
+uvec2 octet_fives(uint x, uint high, f16vec2 d)
+{
+    uint even = (x & 0x000f000fu) | ((high & 1) << 4) | ((high & 4) << 18);
+    uint odd = ((x >> 8) & 0x000f000fu) | ((high & 2) << 3) | ((high & 8) << 17);
+    return octet_pairs(even, odd, float16_t(1024.0 + 16.0), d);
+}
+#endif
+
 #if defined(TYPE_F32)
 #include "type_f32.glsl"
 #elif defined(TYPE_F16)
