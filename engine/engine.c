@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/size.h"
 #include "engine/engine_impl.h"
 #include "octo_build.h"
@@ -34,6 +35,23 @@ static enum err upload_angles(struct engine *e, const struct model_rope *r, stru
         bad = gpu_upload(e->gpu, ret, 0, angles, bytes, why);
     free(angles);
     return bad;
+}
+
+/* The matrix family, where it can be; units that are not as expected cost speed, never a start. */
+static enum err create_matrix(struct engine *e, struct err_msg *why)
+{
+    struct err_msg other = {""};
+    if (!memory_uses_matrix(e))
+        return ERR_OK;
+    enum err r = matrix_create(e->gpu, e->model->head_size, e->model->n_embd,
+                               e->options.family == ENGINE_EMULATED, &e->matrix, &other);
+    if (r == ERR_UNSUPPORTED) {
+        log_warn("plain kernels instead, and slower: %s device=\"%s\" driver=\"%s\"", other.text,
+                 e->info.device.name, e->info.device.driver);
+        e->options.family = ENGINE_PLAIN;
+        return ERR_OK;
+    }
+    return r == ERR_OK ? r : err_set(why, r, "%s", other.text);
 }
 
 static enum err make_matrices(struct engine *e, struct err_msg *why)
@@ -136,9 +154,7 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
     if (r != ERR_OK)
         goto fail;
-    if (memory_uses_matrix(e))
-        r = matrix_create(e->gpu, m->head_size, m->n_embd, o->family == ENGINE_EMULATED, &e->matrix,
-                          why);
+    r = create_matrix(e, why);
     if (r != ERR_OK)
         goto fail;
     memory_size_step(e);

@@ -166,6 +166,8 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
     m->norm_groups = n_embd * 16 <= NORM_MOST_BYTES ? n_embd / 32 : 0;
     m->forced = -1;
     enum err e = make_hash(m, why);
+    if (e == ERR_OK)
+        e = matrix_check(m, g, why);
     for (size_t i = 0; i < ATTENTIONS && e == ERR_OK; i++) {
         const struct attention_spec *a = i == MANY && emulated
                                              ? &emulated_many[head_size > 64]

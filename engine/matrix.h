@@ -36,9 +36,12 @@ struct matrix_weight {
 struct matrix;
 
 /* emulated: without matrix units (slow: for tests). Nothing can be dispatched before
- * matrix_compile(). */
+ * matrix_compile(). ERR_UNSUPPORTED: matrix_check() says that the device's units are others. */
 enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool emulated,
                        struct matrix **ret, struct err_msg *why) MUST_CHECK;
+/* matrix_check.c, a part of matrix_create(): a small matmul on the device, all of whose sums are
+ * known. ERR_UNSUPPORTED: they come out wrong. */
+enum err matrix_check(struct matrix *m, struct gpu *g, struct err_msg *why) MUST_CHECK;
 void matrix_destroy(struct matrix **m);
 /* XXH3-128 hex of the family's SPIR-V and specializations. */
 const char *matrix_build_hash(const struct matrix *m);

@@ -1,0 +1,111 @@
+/* The look at the matrix units when an engine starts: it finds nothing on a right device, notices a
+ * matmul that does not do what it should, and then the engine goes on with the plain kernels. A
+ * device that multiplies wrong is one whose first submission does nothing. Argument: a model. */
+#include <vulkan/vulkan.h>
+
+#include "base/size.h"
+#include "engine/engine.h"
+#include "engine/matrix.h"
+#include "tests/engine/kernel_bed.h"
+
+static const uint32_t prompt[] = {1, 282, 201, 43, 595, 630};
+enum { DRAWN = 8 };
+static int submits, waits;
+
+/* Taken as done, and not done. */
+static int skip_first(void *user, const char *call)
+{
+    (void)user;
+    if (strcmp(call, "vkQueueSubmit") == 0 && submits++ == 0)
+        return VK_INCOMPLETE;
+    if (strcmp(call, "vkWaitForFences") == 0 && waits++ == 0)
+        return VK_INCOMPLETE;
+    return 0;
+}
+
+static void break_device(void)
+{
+    submits = waits = 0;
+    gpu_set_fault_fn(skip_first, NULL);
+}
+
+static void test_create(struct gpu *g, bool emulated)
+{
+    struct matrix *m = NULL;
+    struct err_msg why = {""};
+    CHECK_OK(matrix_create(g, 64, 256, emulated, &m, &why), why);
+    matrix_destroy(&m);
+    break_device();
+    CHECK_ERR(matrix_create(g, 64, 256, emulated, &m, &why), ERR_UNSUPPORTED);
+    gpu_set_fault_fn(NULL, NULL);
+    CHECK(m == NULL && submits == 1 && waits == 1);
+    CHECK(strstr(why.text, "do not multiply") != NULL);
+}
+
+static struct engine_info run(const struct model *model, enum engine_family family, bool broken,
+                              uint32_t ret_tokens[DRAWN])
+{
+    struct engine *e = NULL;
+    struct err_msg why = {""};
+    struct engine_options o = {.device_index = bed_device(),
+                               .validate = bed_validates(),
+                               .family = family,
+                               .max_ctx = 64,
+                               .max_seqs = 2};
+    struct engine_request r = {.id = 1,
+                               .prompt = prompt,
+                               .prompt_count = ARRAY_LEN(prompt),
+                               .max_tokens = DRAWN,
+                               .top_p = 1};
+    uint32_t drawn = 0;
+    if (broken)
+        break_device();
+    CHECK_OK(engine_create(model, &o, &e, &why), why);
+    gpu_set_fault_fn(NULL, NULL);
+    if (e == NULL)
+        exit(1);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    while (engine_live(e) > 0) {
+        const struct engine_event *events;
+        size_t count = 0;
+        enum err bad = engine_step(e, &events, &count, NULL, &why);
+        CHECK_OK(bad, why);
+        if (bad != ERR_OK)
+            break;
+        for (size_t i = 0; i < count && drawn < DRAWN; i++)
+            ret_tokens[drawn++] = events[i].token;
+    }
+    struct engine_info info = *engine_info(e);
+    CHECK(engine_validation_errors(e) == 0);
+    engine_destroy(&e);
+    return info;
+}
+
+int main(int argc, char **argv)
+{
+    struct err_msg why = {""};
+    struct model *model = NULL;
+    struct gpu *g = NULL;
+    struct gpu_options o = {.device_index = bed_device(), .validate = bed_validates()};
+    if (argc != 2)
+        return 1;
+    CHECK_OK(gpu_create(&o, &g, &why), why);
+    if (g == NULL)
+        return 1;
+    test_create(g, true);
+    if (gpu_info(g)->matrix_f16)
+        test_create(g, false);
+    gpu_destroy(&g);
+
+    CHECK_OK(model_open(argv[1], &model, &why), why);
+    if (model == NULL)
+        return 1;
+    uint32_t plain_tokens[DRAWN] = {0}, other_tokens[DRAWN] = {0};
+    struct engine_info plain = run(model, ENGINE_PLAIN, false, plain_tokens);
+    struct engine_info other = run(model, ENGINE_EMULATED, true, other_tokens);
+    CHECK(!other.matrix && other.tiles_bytes == 0);
+    CHECK_STR(other.numeric_class, plain.numeric_class);
+    CHECK(memcmp(plain_tokens, other_tokens, sizeof plain_tokens) == 0);
+    model_close(&model);
+    return check_report();
+}
