@@ -57,7 +57,8 @@ static enum err create_matrix(struct engine *e, struct err_msg *why)
 static enum err make_matrices(struct engine *e, struct err_msg *why)
 {
     matrix_force(e->matrix, (int)e->options.matrix_variant - 1);
-    bool tiles = memory_fits_tiles(e, weights_tiles_bytes(e->model), gpu_memory_free(e->gpu));
+    uint64_t largest, bytes = weights_tiles_bytes(e->model, &largest);
+    bool tiles = memory_fits_tiles(e, bytes, largest, gpu_memory_free(e->gpu));
     enum err r =
         weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, tiles, e->max_rows, why);
     e->info.matrix = true;

@@ -191,8 +191,10 @@ struct engine_buffer {
 };
 /* Whether the matrix family runs this model on this device. */
 bool memory_uses_matrix(const struct engine *e);
-/* Of that, whether f16 tiles of the weights fit beside everything else. free_bytes 0: unknown. */
-bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t free_bytes);
+/* Of that, whether f16 tiles of the weights fit beside everything else, and the largest buffer of
+ * them into what the device allows for one. free_bytes 0: unknown. */
+bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t largest_bytes,
+                       uint64_t free_bytes);
 void memory_size_step(struct engine *e);
 /* e->layout for a step of `rows` rows and `table` entries of the page table: what travels lies
  * close together. */
@@ -212,8 +214,8 @@ enum err weights_load(struct weights *w, struct gpu *g, const struct model *m,
 void weights_free(struct weights *w, struct gpu *g);
 
 /* weights_matrix.c */
-/* Device bytes of all tiles. */
-uint64_t weights_tiles_bytes(const struct model *m);
+/* Device bytes of all tiles, and of the largest of their buffers. */
+uint64_t weights_tiles_bytes(const struct model *m, uint64_t *ret_largest);
 /* Fills w's matrices; with tiles: makes them on the device. Then every kernel for up to max_rows
  * rows is there. */
 enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *x,

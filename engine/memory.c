@@ -37,10 +37,13 @@ bool memory_uses_matrix(const struct engine *e)
            m->n_head / m->n_head_kv <= 64;
 }
 
-bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t free_bytes)
+bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t largest_bytes,
+                       uint64_t free_bytes)
 {
     uint64_t room = free_bytes != 0 ? free_bytes / 5 * 2 : e->info.device.memory_bytes / 4;
-    return !e->options.no_tiles && tiles_bytes <= room;
+    uint64_t buffer = e->info.device.max_buffer_bytes;
+    bool in_one = buffer == 0 || largest_bytes + BUFFER_SLACK_BYTES <= buffer;
+    return !e->options.no_tiles && in_one && tiles_bytes <= room;
 }
 
 static void choose_batch(struct engine *e)
@@ -232,8 +235,9 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
     if (r != ERR_OK)
         return r;
     memory_size_step(&e);
-    uint64_t tiles = memory_uses_matrix(&e) ? weights_tiles_bytes(m) : 0;
-    if (tiles > 0 && memory_fits_tiles(&e, tiles, rest(free_bytes, plan.weight_bytes)))
+    uint64_t largest = 0;
+    uint64_t tiles = memory_uses_matrix(&e) ? weights_tiles_bytes(m, &largest) : 0;
+    if (tiles > 0 && memory_fits_tiles(&e, tiles, largest, rest(free_bytes, plan.weight_bytes)))
         plan.weight_bytes += tiles;
     plan.activation_bytes = 2 * memory_angles_bytes(&e);
     size_t count = memory_buffers(&e, table);

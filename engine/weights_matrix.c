@@ -239,16 +239,27 @@ static uint64_t tensor_bytes(const struct gguf_tensor *t)
     return t == NULL ? 0 : matrix_tiles_bytes(t->dims[1], t->dims[0]);
 }
 
-uint64_t weights_tiles_bytes(const struct model *m)
+static uint64_t output_bytes(const struct model *m)
 {
-    uint64_t bytes = tensor_bytes(m->output) + behind_bytes(m->output->dims[0]);
+    return tensor_bytes(m->output) + behind_bytes(m->output->dims[0]);
+}
+
+static uint64_t layer_bytes(const struct model *m, const struct model_layer *l)
+{
+    return tensor_bytes(l->attn_qkv) + tensor_bytes(l->attn_q) + tensor_bytes(l->attn_k) +
+           tensor_bytes(l->attn_v) + tensor_bytes(l->attn_output) + tensor_bytes(l->ffn_gate_up) +
+           tensor_bytes(l->ffn_gate) + tensor_bytes(l->ffn_up) + tensor_bytes(l->ffn_down) +
+           behind_bytes((m->n_expert > 0 ? l->attn_output : l->ffn_down)->dims[0]);
+}
+
+uint64_t weights_tiles_bytes(const struct model *m, uint64_t *ret_largest)
+{
+    uint64_t bytes = output_bytes(m);
+    *ret_largest = bytes;
     for (uint32_t i = 0; i < m->n_layer; i++) {
-        const struct model_layer *l = &m->layers[i];
-        bytes += tensor_bytes(l->attn_qkv) + tensor_bytes(l->attn_q) + tensor_bytes(l->attn_k) +
-                 tensor_bytes(l->attn_v) + tensor_bytes(l->attn_output) +
-                 tensor_bytes(l->ffn_gate_up) + tensor_bytes(l->ffn_gate) +
-                 tensor_bytes(l->ffn_up) + tensor_bytes(l->ffn_down);
-        bytes += behind_bytes((m->n_expert > 0 ? l->attn_output : l->ffn_down)->dims[0]);
+        uint64_t layer = layer_bytes(m, &m->layers[i]);
+        *ret_largest = max_u64(*ret_largest, layer);
+        bytes += layer;
     }
     return bytes;
 }

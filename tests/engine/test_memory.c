@@ -80,6 +80,16 @@ static void test_tiles(const struct model *m)
     CHECK_OK(engine_plan_memory(m, &device, 0, &o, &p, &why), why);
     CHECK_INT(p.weight_bytes, plain);
     device.memory_bytes = 80 * GiB;
+    /* A buffer of them that the device does not allow: the output's, or a layer's. */
+    uint64_t largest, all = weights_tiles_bytes(m, &largest);
+    CHECK(all == tiles && largest < all && largest * (m->n_layer + 1) >= all);
+    device.max_buffer_bytes = largest + 64 * 1024;
+    CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain + tiles);
+    device.max_buffer_bytes--;
+    CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain);
+    device.max_buffer_bytes = 0;
     o.no_tiles = true;
     CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
     CHECK_INT(p.weight_bytes, plain);
