@@ -23,9 +23,22 @@ class Session:
     def __init__(self, options):
         self.options = options
         self.result = {"commands": {}, "seconds": {}, "failed": []}
+        self.start = time.monotonic()
+
+    def save(self):
+        """After each step, so that a run that is cut short leaves what it has."""
+        self.result["seconds_in_all"] = round(time.monotonic() - self.start, 1)
+        with open(self.options.output + ".part", "w", encoding="utf-8") as f:
+            json.dump(self.result, f, indent=1)
+            f.write("\n")
+        os.replace(self.options.output + ".part", self.options.output)
 
     def call(self, name, arguments, limit_s=300):
         """stdout's lines, or None: the failure is on record."""
+        if self.options.seconds and time.monotonic() - self.start > self.options.seconds:
+            self.result["failed"].append(f"{name}: not begun, {self.options.seconds} s were over")
+            self.save()
+            return None
         line = ["octoflow-bench"] + [os.path.basename(a) if os.sep in a else a for a in arguments]
         command = [self.options.bench] + arguments
         if self.options.device and arguments[0] != "synth":
@@ -67,6 +80,7 @@ class Session:
         for key, value in found.items():
             if key not in ABOUT and isinstance(value, (int, float, dict)) and not isinstance(value, bool):
                 self.result[rename(key)] = value
+        self.save()
 
 
 def main_rows(s):
@@ -130,25 +144,22 @@ def main():
     parser.add_argument("--synth", help="folder for synthetic models: measures other shapes and contexts too")
     parser.add_argument("--trained", help="GGUF with real weights, for --golden")
     parser.add_argument("--golden", help="folder with perplexity.jsonl and logits.json")
+    parser.add_argument("--seconds", type=float, help="begin no step after so many")
     parser.add_argument("--small", action="store_true", help="a rehearsal: few and short sequences")
     parser.add_argument("--profile", action="store_true", help="time by kernel too")
     options = parser.parse_args()
     if (options.trained is None) != (options.golden is None):
         parser.error("--trained and --golden go together")
-    start = time.monotonic()
     s = Session(options)
     s.result["small"] = options.small
+    arguments = [os.path.basename(a) if os.sep in a else a for a in sys.argv[1:]]
+    s.result["command"] = " ".join(["bench/h200.py"] + arguments)
     main_rows(s)
     if options.trained is not None:
         quality(s)
     if options.synth is not None:
         scaling(s)
-    s.result["seconds_in_all"] = round(time.monotonic() - start, 1)
-    arguments = [os.path.basename(a) if os.sep in a else a for a in sys.argv[1:]]
-    s.result["command"] = " ".join(["bench/h200.py"] + arguments)
-    with open(options.output, "w", encoding="utf-8") as f:
-        json.dump(s.result, f, indent=1)
-        f.write("\n")
+    s.save()
     for failure in s.result["failed"]:
         print("failed:", failure, file=sys.stderr)
     return 1 if s.result["failed"] else 0
