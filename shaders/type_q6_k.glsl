@@ -46,7 +46,8 @@ uvec4 type_read_octet(type_slice s, weight_at p, uint g, uint q)
     uint shift = q % 2 * 16;
     uint low = weight_word(p, 5 + g, q / 2) >> shift, up = weight_word(p, 5 + g, 2 + q / 2) >> shift;
     uint pair = g % 2 * 2;
-    uint low_high = weight_word(p, 1 + g / 2, pair) >> (8 * q), up_high = weight_word(p, 1 + g / 2, pair + 1) >> (8 * q);
+    uint low_high = weight_word(p, 1 + g / 2, pair) >> (8 * q);
+    uint up_high = weight_word(p, 1 + g / 2, pair + 1) >> (8 * q);
     int scales = int(weight_word(p, 0, g / 2)) >> int(g % 2) * 16;
     float a = s.d * float(bitfieldExtract(scales, 0, 8)), b = s.d * float(bitfieldExtract(scales, 8, 8));
     return uvec4(four_sixes(low, low_high, a), four_sixes(up, up_high, b));
