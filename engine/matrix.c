@@ -129,11 +129,16 @@ static size_t source_of(enum tensor_type type)
     return i;
 }
 
+/* How a sum is cut: its bits depend on it. */
+enum { MOST_SLICES = 16, LEAST_SLICE_GROUPS = 4 };
+
 static enum err make_hash(struct matrix *m, struct err_msg *why)
 {
+    static const uint32_t cut[] = {MOST_SLICES, LEAST_SLICE_GROUPS};
     struct buf all = {0};
-    enum err e =
-        buf_append(&all, attention_code[m->emulated].spirv, attention_code[m->emulated].bytes);
+    enum err e = buf_append(&all, cut, sizeof cut);
+    if (e == ERR_OK)
+        e = buf_append(&all, attention_code[m->emulated].spirv, attention_code[m->emulated].bytes);
     if (e == ERR_OK)
         e = buf_append(&all, tiles_code[m->emulated].spirv, tiles_code[m->emulated].bytes);
     if (e == ERR_OK)
@@ -144,6 +149,9 @@ static enum err make_hash(struct matrix *m, struct err_msg *why)
         e = buf_append(&all, rope_code.spirv, rope_code.bytes);
     for (size_t i = 0; i < TYPES && e == ERR_OK; i++)
         e = buf_append(&all, types[i].expand.spirv, types[i].expand.bytes);
+    for (size_t i = 0; i < TYPES && e == ERR_OK; i++)
+        e = buf_append(&all, types[i].matmul[m->emulated].spirv,
+                       types[i].matmul[m->emulated].bytes);
     if (e != ERR_OK)
         err_set(why, e, "out of memory for the shaders' hash");
     else
@@ -213,7 +221,7 @@ const char *matrix_build_hash(const struct matrix *m)
 
 /* ---- the matmul ---- */
 
-enum { MOST_SLICES = 16, LEAST_SLICE_GROUPS = 4, FEW_ROWS = 16 };
+enum { FEW_ROWS = 16 };
 
 void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups)
 {

@@ -43,7 +43,8 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
  * known. ERR_UNSUPPORTED: they come out wrong. */
 enum err matrix_check(struct matrix *m, struct gpu *g, struct err_msg *why) MUST_CHECK;
 void matrix_destroy(struct matrix **m);
-/* XXH3-128 hex of the family's SPIR-V and specializations. */
+/* XXH3-128 hex of the family's SPIR-V and of how sums are cut; specializations and variants have no
+ * part in the bits. */
 const char *matrix_build_hash(const struct matrix *m);
 
 /* matrix_compile() is to make matrix_matmul() ready for this weight and up to max_rows rows. Of
