@@ -59,11 +59,20 @@ static enum err make_matrices(struct engine *e, struct err_msg *why)
     matrix_force(e->matrix, (int)e->options.matrix_variant - 1);
     uint64_t largest, bytes = weights_tiles_bytes(e->model, &largest);
     bool tiles = memory_fits_tiles(e, bytes, largest, gpu_memory_free(e->gpu));
+    struct err_msg other = {""};
     enum err r =
-        weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, tiles, e->max_rows, why);
+        weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, tiles, e->max_rows, &other);
+    if (r == ERR_NOMEM && tiles) { /* other programs took it since */
+        log_warn("without tiles of the weights, and slower: %s", other.text);
+        weights_free_tiles(&e->weights, e->gpu, e->model->n_layer);
+        r = weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, false, e->max_rows,
+                                  &other);
+    }
+    if (r != ERR_OK)
+        return err_set(why, r, "%s", other.text);
     e->info.matrix = true;
     e->info.tiles_bytes = e->weights.tiles_bytes;
-    return r;
+    return ERR_OK;
 }
 
 static enum err create_buffers(struct engine *e, struct err_msg *why)

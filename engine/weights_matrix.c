@@ -232,6 +232,7 @@ void weights_free_tiles(struct weights *w, struct gpu *g, uint32_t n_layer)
         gpu_buffer_destroy(g, &w->tiles[i]);
     free(w->tiles);
     w->tiles = NULL;
+    w->tiles_bytes = 0;
 }
 
 static uint64_t tensor_bytes(const struct gguf_tensor *t)

@@ -1,6 +1,7 @@
 /* The look at the matrix units when an engine starts: it finds nothing on a right device, notices a
  * matmul that does not do what it should, and then the engine goes on with the plain kernels. A
- * device that multiplies wrong is one whose first submission does nothing. Argument: a model. */
+ * device that multiplies wrong is one whose first submission does nothing. And an engine without
+ * room for tiles goes on without. Argument: a model. */
 #include <vulkan/vulkan.h>
 
 #include "base/size.h"
@@ -23,27 +24,33 @@ static int skip_first(void *user, const char *call)
     return 0;
 }
 
-static void break_device(void)
-{
-    submits = waits = 0;
-    gpu_set_fault_fn(skip_first, NULL);
-}
-
 static void test_create(struct gpu *g, bool emulated)
 {
     struct matrix *m = NULL;
     struct err_msg why = {""};
     CHECK_OK(matrix_create(g, 64, 256, emulated, &m, &why), why);
     matrix_destroy(&m);
-    break_device();
+    submits = waits = 0;
+    gpu_set_fault_fn(skip_first, NULL);
     CHECK_ERR(matrix_create(g, 64, 256, emulated, &m, &why), ERR_UNSUPPORTED);
     gpu_set_fault_fn(NULL, NULL);
     CHECK(m == NULL && submits == 1 && waits == 1);
     CHECK(strstr(why.text, "do not multiply") != NULL);
 }
 
-static struct engine_info run(const struct model *model, enum engine_family family, bool broken,
-                              uint32_t ret_tokens[DRAWN])
+static int allocations_until_fault;
+
+static int fail_allocation(void *user, const char *call)
+{
+    (void)user;
+    return strcmp(call, "vkAllocateMemory") == 0 && allocations_until_fault-- == 0
+               ? VK_ERROR_OUT_OF_DEVICE_MEMORY
+               : 0;
+}
+
+/* fault NULL: none. NULL: out of memory. */
+static struct engine *open_engine(const struct model *model, enum engine_family family,
+                                  gpu_fault_fn *fault)
 {
     struct engine *e = NULL;
     struct err_msg why = {""};
@@ -52,16 +59,24 @@ static struct engine_info run(const struct model *model, enum engine_family fami
                                .family = family,
                                .max_ctx = 64,
                                .max_seqs = 2};
+    gpu_set_fault_fn(fault, NULL);
+    enum err bad = engine_create(model, &o, &e, &why);
+    gpu_set_fault_fn(NULL, NULL);
+    if (bad != ERR_NOMEM || fault != fail_allocation)
+        CHECK_OK(bad, why);
+    return e;
+}
+
+/* Destroys e. */
+static struct engine_info run(struct engine *e, uint32_t ret_tokens[DRAWN])
+{
+    struct err_msg why = {""};
     struct engine_request r = {.id = 1,
                                .prompt = prompt,
                                .prompt_count = ARRAY_LEN(prompt),
                                .max_tokens = DRAWN,
                                .top_p = 1};
     uint32_t drawn = 0;
-    if (broken)
-        break_device();
-    CHECK_OK(engine_create(model, &o, &e, &why), why);
-    gpu_set_fault_fn(NULL, NULL);
     if (e == NULL)
         exit(1);
     CHECK_OK(engine_add(e, &r, &why), why);
@@ -79,6 +94,25 @@ static struct engine_info run(const struct model *model, enum engine_family fami
     CHECK(engine_validation_errors(e) == 0);
     engine_destroy(&e);
     return info;
+}
+
+/* Memory that is gone when the tiles want it: for the first of them, or for a later one. */
+static void test_no_room(const struct model *model)
+{
+    uint32_t want[DRAWN] = {0}, got[DRAWN] = {0};
+    struct engine_info whole = run(open_engine(model, ENGINE_EMULATED, NULL), want);
+    CHECK(whole.matrix && whole.tiles_bytes > 0);
+    for (int before = 0, found = 0; found < 2; before++) {
+        allocations_until_fault = before;
+        struct engine *e = open_engine(model, ENGINE_EMULATED, fail_allocation);
+        if (e == NULL && CHECK(before < 100 && found == 0))
+            continue; /* not the tiles' */
+        struct engine_info info = run(e, got);
+        CHECK(info.matrix && info.tiles_bytes == 0);
+        CHECK_STR(info.numeric_class, whole.numeric_class);
+        CHECK(memcmp(want, got, sizeof want) == 0);
+        found++;
+    }
 }
 
 int main(int argc, char **argv)
@@ -101,11 +135,13 @@ int main(int argc, char **argv)
     if (model == NULL)
         return 1;
     uint32_t plain_tokens[DRAWN] = {0}, other_tokens[DRAWN] = {0};
-    struct engine_info plain = run(model, ENGINE_PLAIN, false, plain_tokens);
-    struct engine_info other = run(model, ENGINE_EMULATED, true, other_tokens);
+    struct engine_info plain = run(open_engine(model, ENGINE_PLAIN, NULL), plain_tokens);
+    submits = waits = 0;
+    struct engine_info other = run(open_engine(model, ENGINE_EMULATED, skip_first), other_tokens);
     CHECK(!other.matrix && other.tiles_bytes == 0);
     CHECK_STR(other.numeric_class, plain.numeric_class);
     CHECK(memcmp(plain_tokens, other_tokens, sizeof plain_tokens) == 0);
+    test_no_room(model);
     model_close(&model);
     return check_report();
 }
