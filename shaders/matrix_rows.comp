@@ -42,12 +42,12 @@ void main()
         scale = vec2(norm_scale(total.x, p.cols, p.eps), norm_scale(total.y, p.cols, p.eps));
     }
     for (uint i = lane; i < p.cols / 4; i += NORM_LANES) {
-        vec4 ya = xa.v[i], yb = has_b ? xb.v[i] : vec4(0.0);
+        vec4 ya = xa.v[i], yb = xb.v[i];
         if (p.weight != 0) {
             vec4 w = weight.v[i];
             ya = scaled(ya, scale.x, w);
             yb = scaled(yb, scale.y, w);
         }
-        put_pair(i, a % 8 / 2, ya, yb);
+        put_pair(i, a % 8 / 2, ya, has_b ? yb : vec4(0.0));
     }
 }
