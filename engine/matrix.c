@@ -93,11 +93,14 @@ static const struct attention_spec attention_specs[2][ATTENTIONS] = {
 static const struct attention_spec emulated_many[2] = {{2, 2, 2}, {1, 4, 1}};
 enum { MANY_COLUMNS = 32, FEW_COLUMNS = 8 };
 
+static const uint64_t NEAR_BYTES = UINT64_C(32) << 20;
+
 struct matrix {
     struct gpu *gpu;
     bool emulated;
     uint32_t head_size;
     int forced;
+    uint64_t near_bytes;  /* a tensor of so many stays in the cache */
     uint32_t norm_groups; /* of rows that a matmul can normalize; 0: none */
     struct gpu_pipeline *attention[ATTENTIONS];
     struct gpu_pipeline *rows, *rope;
@@ -173,6 +176,7 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
     m->head_size = head_size;
     m->norm_groups = n_embd * 16 <= NORM_MOST_BYTES ? n_embd / 32 : 0;
     m->forced = -1;
+    m->near_bytes = NEAR_BYTES;
     enum err e = make_hash(m, why);
     if (e == ERR_OK)
         e = matrix_check(m, g, why);
@@ -249,11 +253,27 @@ static uint32_t output_tiles(const struct matrix_weight *w)
     return (uint32_t)div_up(w->rows, w->gated ? 8 : 16);
 }
 
+/* Workgroups in rows and in outputs. */
 static void grid(const struct variant *v, const struct matrix_weight *w, uint32_t rows,
-                 uint32_t *ret_x, uint32_t *ret_y)
+                 uint32_t *ret_rows, uint32_t *ret_outputs)
 {
-    *ret_x = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
-    *ret_y = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
+    *ret_rows = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
+    *ret_outputs = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
+}
+
+/* Neighbouring workgroups share rows, which is best while the weights stay in the cache. Of a
+ * tensor too large for it they share weights instead, outputs being the grid's z: each is then read
+ * from memory once. */
+static void dispatch(struct matrix *m, struct gpu_pipeline *pipeline, const void *push,
+                     const struct variant *v, const struct matrix_weight *w, uint32_t rows)
+{
+    uint32_t row_groups, output_groups;
+    grid(v, w, rows, &row_groups, &output_groups);
+    uint64_t bytes = matrix_tiles_bytes((uint64_t)output_tiles(w) * 16, w->cols);
+    if (bytes > m->near_bytes && row_groups > 1 && output_groups > 1)
+        gpu_dispatch(m->gpu, pipeline, push, row_groups, 1, output_groups);
+    else
+        gpu_dispatch(m->gpu, pipeline, push, output_groups, row_groups, 1);
 }
 
 bool matrix_variant_fits(const struct matrix *m, size_t variant)
@@ -363,32 +383,28 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
 {
     struct push_matrix_matmul q = *p;
     size_t i = choose(m, w, p->rows), source = source_for(w, p->rows);
-    uint32_t x, y;
     q.w = source == TILES ? w->tiles : w->address;
     q.w_high = w->high_address;
     q.high_row = w->high_row;
     q.n = w->rows;
     q.k = w->cols;
     matrix_slices(q.k, &q.slices, &q.slice_groups);
-    grid(&variants[i], w, p->rows, &x, &y);
     struct gpu_pipeline *pipeline = m->matmul[source][i][w->gated][p->norm != 0];
     assert(pipeline != NULL);
-    gpu_dispatch(m->gpu, pipeline, &q, x, y, 1);
+    dispatch(m, pipeline, &q, &variants[i], w, p->rows);
 }
 
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w)
 {
     struct push_matrix_qkv q = *p;
     size_t i = choose(m, w, p->rows);
-    uint32_t x, y;
     struct gpu_pipeline *pipeline = m->matmul[PAIRED][i][0][p->norm != 0];
     assert(w->paired && pipeline != NULL);
     q.w = w->tiles;
     q.n = w->rows;
     q.k = w->cols;
     matrix_slices(q.k, &q.slices, &q.slice_groups);
-    grid(&variants[i], w, p->rows, &x, &y);
-    gpu_dispatch(m->gpu, pipeline, &q, x, y, 1);
+    dispatch(m, pipeline, &q, &variants[i], w, p->rows);
 }
 
 /* ---- the rest ---- */
@@ -438,4 +454,9 @@ size_t matrix_variants(void)
 void matrix_force(struct matrix *m, int variant)
 {
     m->forced = variant;
+}
+
+void matrix_force_far(struct matrix *m, bool far)
+{
+    m->near_bytes = far ? 0 : NEAR_BYTES;
 }

@@ -86,5 +86,7 @@ void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, u
 size_t matrix_variants(void);
 bool matrix_variant_fits(const struct matrix *m, size_t variant); /* the device's shared memory */
 void matrix_force(struct matrix *m, int variant);
+/* Tests only: every tensor as if it were too large for the device's cache. */
+void matrix_force_far(struct matrix *m, bool far);
 
 #endif

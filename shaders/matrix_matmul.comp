@@ -217,9 +217,10 @@ void main()
     uint lane = warp_lane(), warp = gl_LocalInvocationID.y;
     uint warp_k = warp / (WARPS_M * WARPS_N), side = warp % (WARPS_M * WARPS_N);
     uint groups = p.k / 32;
-    /* Neighbours in x share weights: of a large tensor each is read once from memory. */
-    uint out_tile = (gl_WorkGroupID.y * WARPS_M + side % WARPS_M) * TM;
-    uint row_tile = (gl_WorkGroupID.x * WARPS_N + side / WARPS_M) * TN;
+    /* Neighbours share rows, or, with outputs in z, weights: matrix.c, struct grid. */
+    bool rows_first = gl_NumWorkGroups.z > 1;
+    uint out_tile = ((rows_first ? gl_WorkGroupID.z : gl_WorkGroupID.x) * WARPS_M + side % WARPS_M) * TM;
+    uint row_tile = ((rows_first ? gl_WorkGroupID.x : gl_WorkGroupID.y) * WARPS_N + side / WARPS_M) * TN;
     WEIGHTS_BEGIN
     if (NORMED)
         norm_rows(row_tile * 8);

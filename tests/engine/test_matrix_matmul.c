@@ -357,6 +357,11 @@ static void test_matmul(struct bed *b, struct matrix *m, enum tensor_type type, 
                 usual = got;
                 got = run_case(b, m, &c, tiles, first, 1);
                 CHECK(memcmp(usual + first * row, got, row) == 0 && "alone, same bits");
+                free(got);
+                matrix_force_far(m, true);
+                got = run_case(b, m, &c, tiles, 0, rows);
+                CHECK(memcmp(usual, got, rows * row) == 0 && "weights shared, same bits");
+                matrix_force_far(m, false);
             } else if (!CHECK(memcmp(usual, got, rows * row) == 0 && "same bits")) {
                 say(&c, tiles ? "tiles, variant" : "blocks, variant", (double)v);
             }
