@@ -119,7 +119,8 @@ def scaling_table(r, price):
 
 
 def profiles(r):
-    for key in sorted(k for k in r if k.startswith("profile_") and isinstance(r[k], dict)):
+    keys = [k for k in r if k.startswith("profile_") and isinstance(r[k], dict)]
+    for key in sorted(keys, key=lambda k: [int(part) if part.isdigit() else 0 for part in k.split("_")] + [k]):
         total = sum(r[key].values())
         yield f"{key[8:].replace('_', ' of ', 1)}: {total:,.0f} us on the device"
         yield ""
@@ -174,6 +175,8 @@ def page(r, price):
     yield ""
     yield from scaling_table(r, price)
     yield "## Where a step's time is"
+    yield ""
+    yield "The same before the matrix units were used: the first tables of bench/NOTES.md."
     yield ""
     times = list(profiles(r))
     yield from times if times else [NONE, ""]
