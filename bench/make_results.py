@@ -120,7 +120,7 @@ def scaling_table(r, price):
 
 def profiles(r):
     keys = [k for k in r if k.startswith("profile_") and isinstance(r[k], dict)]
-    for key in sorted(keys, key=lambda k: [int(part) if part.isdigit() else 0 for part in k.split("_")] + [k]):
+    for key in sorted(keys, key=lambda k: (k.rstrip("0123456789"), int("0" + k.rpartition("_")[2]))):
         total = sum(r[key].values())
         yield f"{key[8:].replace('_', ' of ', 1)}: {total:,.0f} us on the device"
         yield ""
