@@ -29,8 +29,8 @@ shared float partial[gl_WorkGroupSize.y > 1 ? gl_WorkGroupSize.x * gl_WorkGroupS
 void load_step(uint64_t a, uint k0, out float x[STEP])
 {
     if (LOAD == LOAD_BROADCAST) {
-        uint pair = min(k0 / 2 + gl_SubgroupInvocationID % 8, p.k / 2 - 1);
-        uvec2 v = unpack32(U64s(a).v[pair]);
+        uint offset = min(k0 * 4 + gl_SubgroupInvocationID % 8 * 8, p.k * 4 - 8);
+        uvec2 v = unpack32(U64s(join(add_low(a, offset))).v[0]);
         x[0] = uintBitsToFloat(v.x);
         x[1] = uintBitsToFloat(v.y);
     } else if (LOAD == LOAD_VEC4) {

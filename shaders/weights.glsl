@@ -26,11 +26,33 @@ struct weight_at {
     uint groups;   /* in this slice */
 };
 
+/* Addresses for loads of 64 bits as two halves. llvmpipe stores a vector of addresses in every turn of a load's loop
+ * over lanes, and reads one back: from 512 bits that is slow, from the halves' 256 it is not. It sees through
+ * join() only where each result has one use, so a second load of the same place takes join_again(): same value. */
+uvec2 add_low(uint64_t base, uint bytes)
+{
+    uvec2 b = unpack32(base);
+    uint low = b.x + bytes;
+    return uvec2(low, b.y + (low < b.x ? 1 : 0));
+}
+
+uint64_t join(uvec2 halves)
+{
+    return uint64_t(halves.y) << 32 | uint64_t(halves.x);
+}
+
+uint64_t join_again(uvec2 halves)
+{
+    return join(uvec2(halves.x, halves.y ^ 0x80000000u)) ^ 0x8000000000000000ul;
+}
+
 uvec4 weight_unit(weight_at p, uint unit)
 {
     uint i = unit * STRIPE + p.lane;
-    if (LOAD_BY_64_BITS)
-        return uvec4(unpack32(U64s(p.base).v[2 * i]), unpack32(U64s(p.base).v[2 * i + 1]));
+    if (LOAD_BY_64_BITS) {
+        uvec2 unit_at = add_low(p.base, i * 16);
+        return uvec4(unpack32(U64s(join(unit_at)).v[0]), unpack32(U64s(join_again(unit_at | uvec2(8, 0))).v[0]));
+    }
     return U32x4s(p.base).v[i];
 }
 
