@@ -56,7 +56,6 @@ static enum err create_matrix(struct engine *e, struct err_msg *why)
 
 static enum err make_matrices(struct engine *e, struct err_msg *why)
 {
-    matrix_force(e->matrix, (int)e->options.matrix_variant - 1);
     uint64_t largest, bytes = weights_tiles_bytes(e->model, &largest);
     bool tiles = memory_fits_tiles(e, bytes, largest, gpu_memory_free(e->gpu));
     struct err_msg other = {""};

@@ -42,9 +42,8 @@ struct engine_options {
     uint32_t chunk_tokens; /* most prompt tokens in a step; 0: by device */
     bool no_prefix_cache;
     enum engine_family family;
-    uint32_t matrix_variant; /* tests: 1 + the matmul's variant; 0: by shape */
-    bool no_tiles;           /* matrix family: read weights as the file has them, whatever fits */
-    bool profile;            /* time stamps between kernels: engine_profile() */
+    bool no_tiles; /* matrix family: read weights as the file has them, whatever fits */
+    bool profile;  /* time stamps between kernels: engine_profile() */
     engine_logits_fn *logits_fn;
     void *logits_user;
     bool logits_all; /* logits_fn gets every prompt position, not only those that sample */

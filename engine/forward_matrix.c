@@ -52,7 +52,7 @@ static void project_qkv(struct engine *e, const struct layer_weights *l, uint32_
     uint32_t q_cols = e->model->n_head * e->model->head_size,
              kv_cols = e->model->n_head_kv * e->model->head_size, stride = q_cols + 2 * kv_cols;
     uint64_t in = e->embd_tiles.address, q = e->qkv.address;
-    if (x->qkv.rows > 0 && (x->q.rows == 0 || matrix_reads_tiles(&x->q, rows))) {
+    if (x->qkv.rows > 0) {
         matmul(e, &x->qkv, l->q_bias.address, in, 0, q, stride, rows);
     } else {
         uint64_t k = q + q_cols * sizeof(float), v = k + kv_cols * sizeof(float);

@@ -240,14 +240,6 @@ uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols)
     return div_up(rows, 16) * 16 * cols * sizeof(uint16_t);
 }
 
-bool matrix_reads_tiles(const struct matrix_weight *w, uint32_t rows)
-{
-    if (w->tiles == 0 || w->address == 0)
-        return w->tiles != 0;
-    (void)rows;
-    return true;
-}
-
 static uint32_t output_tiles(const struct matrix_weight *w)
 {
     return (uint32_t)div_up(w->rows, w->gated ? 8 : 16);
@@ -329,9 +321,11 @@ bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_
            v->tn * v->warps_n == 1 && w->cols == m->norm_groups * 32;
 }
 
-static size_t source_for(const struct matrix_weight *w, uint32_t rows)
+/* Tiles where there are any, also for few rows: unpacking costs more than the bytes
+ * (bench/NOTES.md). */
+static size_t source_for(const struct matrix_weight *w)
 {
-    return w->paired ? PAIRED : matrix_reads_tiles(w, rows) ? TILES : source_of(w->type);
+    return w->paired ? PAIRED : w->tiles != 0 ? TILES : source_of(w->type);
 }
 
 static enum err prepare_variant(struct matrix *m, size_t source, size_t variant, bool gated,
@@ -360,9 +354,9 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
                         struct err_msg *why)
 {
+    size_t source = source_for(w);
     enum err e = ERR_OK;
     for (uint32_t rows = 8; rows < max_rows + 8 && e == ERR_OK; rows += 8) { /* tiles of 8 */
-        size_t source = source_for(w, rows);
         size_t variant = choose(m, w, rows);
         e = prepare_variant(m, source, variant, w->gated, false, why);
         if (e == ERR_OK && rows == 8 && matrix_norms(m, w, 1))
@@ -382,7 +376,7 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
                    const struct matrix_weight *w)
 {
     struct push_matrix_matmul q = *p;
-    size_t i = choose(m, w, p->rows), source = source_for(w, p->rows);
+    size_t i = choose(m, w, p->rows), source = source_for(w);
     q.w = source == TILES ? w->tiles : w->address;
     q.w_high = w->high_address;
     q.high_row = w->high_row;

@@ -5,8 +5,9 @@
  * Canonical arithmetic, as in kernels.h: an output's bits depend on its own row alone, not on the
  * rows beside it nor on the variant. A matmul's inner dimension is cut into slices
  * (matrix_slices()) that are added in ascending order; whatever the source, a weight is the f16
- * nearest to the format's value. Weights can lie on the device twice: as the file has them, read by
- * few rows, where bytes decide; and as f16 tiles, read by many rows. */
+ * nearest to the format's value. Weights are read as f16 tiles
+ * where those fit on the device, beside the tensors as the file has them, and from the latter
+ * otherwise. */
 #ifndef OCTO_ENGINE_MATRIX_H
 #define OCTO_ENGINE_MATRIX_H
 
@@ -61,8 +62,6 @@ enum err matrix_compile(struct matrix *m, struct err_msg *why) MUST_CHECK;
 
 uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols); /* of a gated weight: rows of both */
 void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups);
-/* Whether so many rows read tiles, where the weight has both. */
-bool matrix_reads_tiles(const struct matrix_weight *w, uint32_t rows);
 
 /* Whether this matmul can norm its rows itself: push.h, norm. Same bits as matrix_rows() before it.
  */

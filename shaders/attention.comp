@@ -7,6 +7,7 @@
  * product is a chain of fma in ascending dimension; the weighted sum one in ascending key. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#include "softcap.glsl"
 
 layout(local_size_x_id = 0) in; /* SIZE: divides PAGE_TOKENS */
 layout(constant_id = 1) const uint WORDS = 32; /* at least head_size / 2 */
@@ -19,16 +20,6 @@ const uint PAIRS = (WORDS + SIZE - 1) / SIZE;
 shared vec2 query[WORDS];
 shared float weight[PAGE_TOKENS];
 shared float largest[SIZE]; /* one a subgroup */
-
-/* Gemma's cap on scores; monotone, so NaN and order stay what they are. */
-float capped(float s)
-{
-    if (p.softcap == 0.0)
-        return s;
-    precise float x = s / p.softcap;
-    precise float y = p.softcap * (abs(x) > 15.0 ? sign(x) : tanh(x)); /* a driver's sinh / cosh may overflow */
-    return y;
-}
 
 /* The first key that a row with `count` keys sees. */
 uint first_key(uint count)
@@ -47,7 +38,7 @@ float score(U32s k, uint key)
             s = fma(q.x, x.x, s);
             s = fma(q.y, x.y, s);
         }
-    return capped(s * p.scale);
+    return soft_capped(s * p.scale, p.softcap);
 }
 
 float group_max(float x)

@@ -8,6 +8,7 @@
  * attention.comp is the same for all other devices; the bits differ, so a device uses only one of them. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#include "softcap.glsl"
 
 layout(local_size_x = 8) in;
 layout(constant_id = 0) const uint QUADS = 16; /* at least head_size / 4 */
@@ -21,16 +22,6 @@ vec4 halves(uint64_t x)
 {
     uvec2 v = unpack32(x);
     return vec4(unpackHalf2x16(v.x), unpackHalf2x16(v.y));
-}
-
-/* Gemma's cap on scores; monotone, so NaN and order stay what they are. */
-float capped(float s)
-{
-    if (p.softcap == 0.0)
-        return s;
-    precise float x = s / p.softcap;
-    precise float y = p.softcap * (abs(x) > 15.0 ? sign(x) : tanh(x)); /* a driver's sinh / cosh may overflow */
-    return y;
 }
 
 /* The first key that a row with `count` keys sees. */
@@ -57,7 +48,7 @@ void score_keys(U64s k, uint hidden, uint there, vec4 query[HEADS][HELD], out pr
         }
     }
     [[unroll]] for (uint h = 0; h < HEADS; h++)
-        s[h] = lane >= hidden && lane < there ? capped(s[h] * p.scale) : uintBitsToFloat(0xff800000u);
+        s[h] = lane >= hidden && lane < there ? soft_capped(s[h] * p.scale, p.softcap) : uintBitsToFloat(0xff800000u);
 }
 
 /* acc += weight * value, keys ascending; keys that are hidden or not there have weight 0 and another's value (0 *

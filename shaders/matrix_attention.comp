@@ -11,6 +11,7 @@
  * A task is a run of neighbouring rows of one sequence at consecutive positions: see push.h. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#include "softcap.glsl"
 layout(local_size_x = 32, local_size_y_id = 0) in; /* y: WARPS_N * WARPS_K */
 layout(constant_id = 1) const uint BLOCKS = 2;     /* of 32 dimensions: head_size / 32 */
 layout(constant_id = 2) const uint TN = 1;         /* tiles of 8 columns a warp */
@@ -28,15 +29,6 @@ const float NOTHING = -3.0e38; /* below every score */
 
 shared vec4 part_out[WARPS_K > 1 ? WARPS_N * WARPS_K * TN * DIM_TILES * WARP : 1];
 shared vec4 part_sum[WARPS_K > 1 ? WARPS_N * WARPS_K * TN * WARP : 1]; /* maxima and sums of two columns */
-
-float capped(float s)
-{
-    if (p.softcap == 0.0)
-        return s;
-    precise float x = s / p.softcap;
-    precise float y = p.softcap * (abs(x) > 15.0 ? sign(x) : tanh(x));
-    return y;
-}
 
 float grown(float low, float high) /* exp(low - high), low <= high */
 {
@@ -137,7 +129,7 @@ void main()
                 if (whole) {
                     [[unroll]] for (uint s = 0; s < 2; s++)
                         [[unroll]] for (uint i = 0; i < 4; i++) {
-                            score[j * 2 + s][i] = capped(score[j * 2 + s][i] * p.scale);
+                            score[j * 2 + s][i] = soft_capped(score[j * 2 + s][i] * p.scale, p.softcap);
                             most[i % 2] = max(most[i % 2], score[j * 2 + s][i]);
                         }
                 } else
@@ -146,7 +138,7 @@ void main()
                         uint key = first + g / 2 * 8 + s * 4 + g % 2 + i / 2 * 2, end = limit[2 * j + i % 2];
                         bool sees = there && key <= end && (p.window == 0 || key + p.window > end);
                         float x = score[j * 2 + s][i] * p.scale;
-                        x = sees ? capped(x) : NOTHING;
+                        x = sees ? soft_capped(x, p.softcap) : NOTHING;
                         score[j * 2 + s][i] = x;
                         most[i % 2] = max(most[i % 2], x);
                     }

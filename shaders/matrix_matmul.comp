@@ -6,6 +6,7 @@
  * a warp has TM x TN tiles; WARPS_N x WARPS_M warps lie side by side, and WARPS_K warps take slices side by side. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
+#include "activation.glsl"
 layout(local_size_x = 32, local_size_y_id = 0) in; /* y: WARPS_N * WARPS_M * WARPS_K */
 layout(constant_id = 1) const uint TM = 1;         /* tiles of 16 outputs a warp */
 layout(constant_id = 2) const uint TN = 1;         /* tiles of 8 rows a warp */
@@ -165,18 +166,6 @@ void write_tile(uint out_tile, uint row_tile, vec4 c)
     }
 }
 #else
-float activate(float x)
-{
-    precise float gate;
-    if (p.gelu != 0) {
-        precise float inner = 0.7978845608028654 * (x + 0.044715 * x * x * x);
-        gate = 0.5 * x * (1.0 + tanh(clamp(inner, -15.0, 15.0)));
-    } else {
-        gate = x / (1.0 + exp(-x));
-    }
-    return gate;
-}
-
 void write(uint row, uint column, float value)
 {
     if (row >= p.rows || column >= p.n)
@@ -198,7 +187,7 @@ void write_tile(uint out_tile, uint row_tile, vec4 c)
     if (GATED) {
         uint column = out_tile * 8 + lane / 4;
         if (column < p.n && row < p.rows) {
-            precise float x = activate(c.x) * c.z, y = activate(c.y) * c.w;
+            precise float x = activated(c.x, p.gelu != 0) * c.z, y = activated(c.y, p.gelu != 0) * c.w;
             U32s(p.out_ + tile_place(row, column, (p.n + 31) / 32) * 2).v[0] = pack_halves(x, y);
         }
         return;
@@ -217,7 +206,7 @@ void main()
     uint lane = warp_lane(), warp = gl_LocalInvocationID.y;
     uint warp_k = warp / (WARPS_M * WARPS_N), side = warp % (WARPS_M * WARPS_N);
     uint groups = p.k / 32;
-    /* Neighbours share rows, or, with outputs in z, weights: matrix.c, struct grid. */
+    /* Neighbours share rows, or, with outputs in z, weights: dispatch() in matrix.c. */
     bool rows_first = gl_NumWorkGroups.z > 1;
     uint out_tile = ((rows_first ? gl_WorkGroupID.z : gl_WorkGroupID.x) * WARPS_M + side % WARPS_M) * TM;
     uint row_tile = ((rows_first ? gl_WorkGroupID.x : gl_WorkGroupID.y) * WARPS_N + side / WARPS_M) * TN;

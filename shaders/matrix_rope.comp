@@ -9,18 +9,11 @@
 layout(local_size_x_id = 0) in;
 layout(push_constant) uniform P { PUSH_MATRIX_ROPE } p;
 
-float rotated(F32s x, F32x2s angles, uint d)
+#include "rotation.glsl"
+
+float turned(F32s x, F32x2s angles, uint d)
 {
-    uint pairs = p.rope_dims / 2;
-    if (d >= p.rope_dims)
-        return x.v[d];
-    bool first = p.adjacent != 0 ? d % 2 == 0 : d < pairs; /* of its pair */
-    uint away = p.adjacent != 0 ? 1 : pairs;
-    vec2 a = angles.v[p.adjacent != 0 ? d / 2 : first ? d : d - pairs];
-    float own = x.v[d], other = x.v[first ? d + away : d - away];
-    precise float turned = other * (first ? -a.y : a.y);
-    precise float sum = fma(own, a.x, turned);
-    return sum;
+    return rotated(x, angles, d, p.rope_dims, p.adjacent != 0);
 }
 
 void main()
@@ -33,7 +26,7 @@ void main()
     F32s x = F32s(at(p.qkv, r, heads * p.head_size, 4) + uint64_t(head) * p.head_size * 4);
     F32x2s angles = F32x2s(at(p.angles, pos, p.rope_dims / 2, 8));
     bool is_v = head >= p.n_head + p.n_head_kv;
-    float a = is_v ? x.v[d] : rotated(x, angles, d), b = is_v ? x.v[d + 1] : rotated(x, angles, d + 1);
+    float a = is_v ? x.v[d] : turned(x, angles, d), b = is_v ? x.v[d + 1] : turned(x, angles, d + 1);
     if (head < p.n_head) {
         U32s(at(p.q, r, p.n_head * p.head_size, 2)).v[i] = pack_halves(a, b);
         return;

@@ -7,18 +7,11 @@
 layout(local_size_x_id = 0) in;
 layout(push_constant) uniform P { PUSH_ROPE } p;
 
-float rotated(F32s x, F32x2s angles, uint d)
+#include "rotation.glsl"
+
+float turned(F32s x, F32x2s angles, uint d)
 {
-    uint pairs = p.rope_dims / 2;
-    if (d >= p.rope_dims)
-        return x.v[d];
-    bool first = p.adjacent != 0 ? d % 2 == 0 : d < pairs; /* of its pair */
-    uint away = p.adjacent != 0 ? 1 : pairs;
-    vec2 a = angles.v[p.adjacent != 0 ? d / 2 : first ? d : d - pairs];
-    float own = x.v[d], other = x.v[first ? d + away : d - away];
-    precise float turned = other * (first ? -a.y : a.y);
-    precise float sum = fma(own, a.x, turned);
-    return sum;
+    return rotated(x, angles, d, p.rope_dims, p.adjacent != 0);
 }
 
 void main()
@@ -32,7 +25,7 @@ void main()
         F32s q = F32s(row + uint64_t(i / pairs) * p.head_size * 4);
         uint d = p.adjacent != 0 ? i % pairs * 2 : i % pairs;
         uint other = d + (p.adjacent != 0 ? 1 : pairs);
-        float low = rotated(q, angles, d), high = rotated(q, angles, other);
+        float low = turned(q, angles, d), high = turned(q, angles, other);
         q.v[d] = low;
         q.v[other] = high;
         return;
@@ -43,7 +36,7 @@ void main()
     uint head = i / words, d = (i % words) * 2; /* heads of k, then of v */
     bool is_k = head < p.n_head_kv;
     F32s x = F32s(row + uint64_t(p.n_head + head) * p.head_size * 4);
-    vec2 pair = is_k ? vec2(rotated(x, angles, d), rotated(x, angles, d + 1)) : vec2(x.v[d], x.v[d + 1]);
+    vec2 pair = is_k ? vec2(turned(x, angles, d), turned(x, angles, d + 1)) : vec2(x.v[d], x.v[d + 1]);
     uint page = U32s(at(p.pages, U32s(p.seq).v[r], p.pages_stride, 4)).v[pos / PAGE_TOKENS];
     uint64_t dst = p.kv + uint64_t(page) * p.page_bytes + (is_k ? 0 : p.page_bytes / 2);
     uint kv_head = is_k ? head : head - p.n_head_kv;
