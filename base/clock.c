@@ -14,7 +14,10 @@ uint64_t clock_wall_ms(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / NS_PER_MS;
+    if (t.tv_sec < 0) /* a clock that was never set */
+        return 1;
+    uint64_t ms = (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / NS_PER_MS;
+    return ms > 0 ? ms : 1; /* 0 stands for "never" in the ledger */
 }
 
 void clock_sleep_ns(uint64_t ns)

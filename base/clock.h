@@ -9,7 +9,7 @@
 #define NS_PER_MS UINT64_C(1000000)
 
 uint64_t clock_mono_ns(void);     /* monotonic, for durations */
-uint64_t clock_wall_ms(void);     /* Unix time in milliseconds, for people */
+uint64_t clock_wall_ms(void);     /* Unix time in milliseconds, for people; at least 1 */
 void clock_sleep_ns(uint64_t ns); /* sleeps at least ns; not cut short by signals */
 
 #endif

@@ -1,16 +1,20 @@
 #include "base/log.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/utf8.h"
 
 static const char *program_name = "octoflow";
 static enum log_level max_level = LOG_LEVEL_INFO;
+static struct log_limit limit;
+static pthread_mutex_t limit_mutex = PTHREAD_MUTEX_INITIALIZER;
 static const char *const level_names[] = {"error", "warn", "info", "debug"};
 
 void log_init(const char *program, enum log_level level)
@@ -48,18 +52,41 @@ static size_t format_head(char *line, size_t size, enum log_level level)
     return used + (size_t)n;
 }
 
-void log_line(enum log_level level, const char *fmt, ...)
+bool log_limit_take(struct log_limit *l, uint64_t now_ns, uint64_t *ret_left_out)
 {
-    if (level > max_level)
-        return;
+    /* NS_PER_MS more are a thousandth of LOG_PER_S lines */
+    uint64_t drained_m = (now_ns - l->at_ns) / NS_PER_MS * LOG_PER_S;
+    if (drained_m > 0) {
+        l->used_m -= drained_m < l->used_m ? drained_m : l->used_m;
+        l->at_ns = now_ns;
+    }
+    if (l->used_m + 1000 > LOG_BURST * 1000) {
+        l->left_out++;
+        return false;
+    }
+    l->used_m += 1000;
+    *ret_left_out = l->left_out;
+    l->left_out = 0;
+    return true;
+}
+
+static bool may_write(enum log_level level, uint64_t *ret_left_out)
+{
+    if (level == LOG_LEVEL_ERROR || max_level == LOG_LEVEL_DEBUG)
+        return true;
+    pthread_mutex_lock(&limit_mutex);
+    bool may = log_limit_take(&limit, clock_mono_ns(), ret_left_out);
+    pthread_mutex_unlock(&limit_mutex);
+    return may;
+}
+
+static void write_line(enum log_level level, const char *fmt, va_list args)
+{
     int saved_errno = errno;
     char line[2048];
     size_t head = format_head(line, sizeof line, level);
     size_t used = head;
-    va_list args;
-    va_start(args, fmt);
     int n = vsnprintf(line + used, sizeof line - used - 1, fmt, args);
-    va_end(args);
     bool cut = n > 0 && (size_t)n >= sizeof line - used - 1;
     if (n > 0)
         used += cut ? sizeof line - used - 2 : (size_t)n;
@@ -81,4 +108,28 @@ void log_line(enum log_level level, const char *fmt, ...)
         done += (size_t)wrote;
     }
     errno = saved_errno;
+}
+
+static void write_left_out(const char *fmt, ...) PRINTF_LIKE(1, 2);
+
+static void write_left_out(const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    write_line(LOG_LEVEL_WARN, fmt, args);
+    va_end(args);
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+    uint64_t left_out = 0;
+    if (level > max_level || !may_write(level, &left_out))
+        return;
+    if (left_out > 0)
+        write_left_out("too many lines, some were left out count=%llu",
+                       (unsigned long long)left_out);
+    va_list args;
+    va_start(args, fmt);
+    write_line(level, fmt, args);
+    va_end(args);
 }

@@ -59,6 +59,29 @@ static enum err parse_int(const struct option *o, const char *text, int64_t *ret
     return ERR_OK;
 }
 
+static enum err parse_time(const struct option *o, const char *text, int64_t *ret,
+                           struct err_msg *why)
+{
+    static const char units[] = "smhd";
+    static const int64_t unit_s[] = {1, 60, 3600, 86400};
+    char *end = NULL;
+    errno = 0;
+    long long v = isdigit((unsigned char)text[0]) ? strtoll(text, &end, 10) : 0;
+    const char *unit = end == NULL || *end == '\0' ? NULL : strchr(units, *end);
+    bool zero = end != NULL && *end == '\0' && v == 0;
+    if (!zero && (unit == NULL || end[1] != '\0'))
+        return err_set(why, ERR_USAGE,
+                       "--%s: \"%s\" is no time; expected a number with s, m, h or d behind it, "
+                       "as 30d",
+                       o->name, text);
+    if (errno == ERANGE || (!zero && __builtin_mul_overflow(v, unit_s[unit - units], &v)) ||
+        !int_in_range(o, v))
+        return err_set(why, ERR_USAGE, "--%s: %s is out of range; expected at most %.0f days",
+                       o->name, text, o->max / 86400);
+    *ret = v;
+    return ERR_OK;
+}
+
 static enum err parse_float(const struct option *o, const char *text, double *ret,
                             struct err_msg *why)
 {
@@ -87,6 +110,11 @@ static enum err store_value(const struct option *o, const char *text, void *targ
     switch (o->type) {
     case OPTION_INT:
         e = parse_int(o, text, &i, why);
+        if (e == ERR_OK)
+            memcpy(at, &i, sizeof i);
+        return e;
+    case OPTION_TIME:
+        e = parse_time(o, text, &i, why);
         if (e == ERR_OK)
             memcpy(at, &i, sizeof i);
         return e;

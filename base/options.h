@@ -28,6 +28,7 @@ enum option_type {
     OPTION_FLAG,   /* bool */
     OPTION_INT,    /* int64_t, decimal; min..max; suffixes k, M, G (1024) only with .bytes */
     OPTION_FLOAT,  /* double; finite; min..max */
+    OPTION_TIME,   /* int64_t, seconds: 90s, 15m, 12h, 30d, or 0; min..max */
     OPTION_STRING, /* const char *, borrowed from argv */
     OPTION_SECTION /* no option: a heading in --help */
 };

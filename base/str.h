@@ -26,4 +26,18 @@ static inline bool str_eq(struct str a, struct str b)
     return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
 }
 
+/* Takes the text up to the next `at`, or all of it, from the front into *ret, and drops the `at`.
+ * False: nothing is left. */
+static inline bool str_cut(struct str *text, char at, struct str *ret)
+{
+    if (text->len == 0)
+        return false;
+    const char *end = (const char *)memchr(text->data, at, text->len);
+    size_t len = end == NULL ? text->len : (size_t)(end - text->data);
+    *ret = (struct str){text->data, len};
+    len += end != NULL;
+    *text = (struct str){text->data + len, text->len - len};
+    return true;
+}
+
 #endif

@@ -23,6 +23,7 @@ struct bench_common {
     bool validate;
     const char *family; /* of kernels: auto, plain, emulated */
     bool no_tiles;
+    const char *set; /* NULL: the tunables as they are */
 };
 #define BENCH_COMMON_OPTIONS(type)                                                                 \
     {"model",       'm',                                                                           \
@@ -44,6 +45,12 @@ struct bench_common {
              "kernels: auto (matrix units where there are), plain, or emulated (default auto)"},   \
         {"no-tiles", 0, OPTION_FLAG, offsetof(struct type, common.no_tiles),                       \
          .help = "matrix units read weights as the file has them, whatever fits"},                 \
+        {"set",                                                                                    \
+         0,                                                                                        \
+         OPTION_STRING,                                                                            \
+         offsetof(struct type, common.set),                                                        \
+         .arg = "NAME=N,...",                                                                      \
+         .help = "tunables of the matrix family, same bits with each; the defaults:" TUNING_HELP}, \
         {"validate", 0, OPTION_FLAG, offsetof(struct type, common.validate),                       \
          .help = "run under the Vulkan validation layer; a message from it fails the run"},        \
         {"data",        0,                                                                         \
@@ -99,6 +106,8 @@ int cmd_invariance(int argc, char **argv);
 int cmd_run(int argc, char **argv);
 int cmd_device(int argc, char **argv);
 int cmd_mixed(int argc, char **argv);
+int cmd_governor(int argc, char **argv);
+int cmd_governor_live(int argc, char **argv);
 int cmd_synth(int argc, char **argv);
 
 #endif

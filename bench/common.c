@@ -76,6 +76,11 @@ enum err bench_open_engine(const struct bench_common *c, const struct model *m,
     o.validate = c->validate;
     o.cache_dir = file_cache_dir(cache_dir, sizeof cache_dir) ? cache_dir : NULL;
     o.no_tiles = c->no_tiles;
+    struct tuning tuning = tuning_defaults();
+    e = c->set != NULL ? tuning_parse(c->set, &tuning, why) : ERR_OK;
+    if (e != ERR_OK)
+        return e;
+    o.tuning = &tuning;
     if (c->family == NULL || strcmp(c->family, "auto") == 0)
         o.family = ENGINE_AUTO;
     else if (strcmp(c->family, "plain") == 0)

@@ -22,6 +22,10 @@ static const struct command {
     {"device", cmd_device, "measures bandwidth, arithmetic, cost of a dispatch and a submission"},
     {"run", cmd_run, "prefill and decode tokens/s by batch size, time by kernel, limits"},
     {"mixed", cmd_mixed, "many requests of mixed lengths from first step to last token"},
+    {"governor", cmd_governor,
+     "nights on simulated cards: tokens and heat under the governor's laws"},
+    {"governor-live", cmd_governor_live,
+     "the engine on the card itself, without and with a law: tokens, heat and watts each second"},
     {"synth", cmd_synth, "writes a model with random weights in the shape of a known one"},
 };
 

@@ -162,11 +162,21 @@ static enum err warm_batch(struct run *r, const struct bench_count *n, struct er
     return e;
 }
 
+/* The card's counter; false: there is none. */
+static bool read_joules(struct sensor *s, double *ret)
+{
+    struct sensor_reading in = {0};
+    if (s == NULL || sensor_read(s, clock_mono_ns(), &in, NULL) != ERR_OK || !in.have_energy)
+        return false;
+    *ret = in.energy_j;
+    return true;
+}
+
 /* Whole runs, prompts and all, for a second and more: the counter is a slow one. */
 static enum err measure_energy(struct run *r, struct work *w, struct err_msg *why)
 {
     double before, after;
-    if (!energy_joules(r->energy, &before))
+    if (!read_joules(r->sensor, &before))
         return ERR_OK;
     uint64_t start_ns = clock_mono_ns(), tokens = 0;
     while (clock_mono_ns() - start_ns < NS_PER_S) {
@@ -176,7 +186,7 @@ static enum err measure_energy(struct run *r, struct work *w, struct err_msg *wh
         for (size_t i = 0; i < w->count; i++)
             tokens += w->seqs[i].tokens_count;
     }
-    if (!energy_joules(r->energy, &after) || after <= before)
+    if (!read_joules(r->sensor, &after) || after <= before)
         return ERR_OK;
     r->tokens_per_joule = (double)tokens / (after - before);
     return ERR_OK;
@@ -451,7 +461,7 @@ static void free_run(struct run *r)
         free(r->references[i].tokens);
     free(r->references);
     json_decref(r->report);
-    energy_close(&r->energy);
+    sensor_close(&r->sensor);
     engine_destroy(&r->engine);
     bench_free_counts(&r->batches);
     bench_free_counts(&r->prefills);
@@ -485,7 +495,9 @@ int cmd_run(int argc, char **argv)
     if (e == ERR_OK)
         e = bench_choose_device(&r.o.common, &device, &r.vram_before, &why);
     if (e == ERR_OK) {
-        r.energy = energy_open(device.pci);
+        struct sensor_target target = {.pci = device.pci, .software = device.software};
+        if (sensor_open("auto", &target, &r.sensor, NULL) != ERR_OK)
+            r.sensor = NULL; /* only the joules are missing then */
         e = find_chunk(&r, &device, &why);
     }
     if (e == ERR_OK)

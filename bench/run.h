@@ -4,10 +4,10 @@
 
 #include "bench/bench.h"
 #include "bench/cost.h"
-#include "bench/energy.h"
 #include "bench/measure.h"
 #include "bench/report.h"
 #include "bench/work.h"
+#include "worker/sensors/sensor.h"
 
 struct run_options {
     struct bench_common common;
@@ -22,7 +22,7 @@ struct run {
     struct bench_counts batches, prefills;
     struct model *model;
     struct engine *engine;
-    struct energy *energy; /* NULL: no counter */
+    struct sensor *sensor; /* NULL: none */
     json_t *report;
     uint32_t chunk_tokens;       /* most prompt tokens in a step */
     uint64_t vram_before;        /* free before the engine was there; 0: unknown */

@@ -1,103 +1,20 @@
-/* What each operation does to the tables, and the load at start. Transactions and threads are
+/* What each operation writes. What is read back is ledger_read.c's, transactions and threads are
  * ledger.c's. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/size.h"
-#include "broker/ledger_sql.h"
+#include "broker/ledger_stmt.h"
 
 bool ledger_kind_writes(enum ledger_kind kind)
 {
-    return kind != LEDGER_FETCH && kind != LEDGER_BARRIER;
+    return kind != LEDGER_FETCH && kind != LEDGER_BARRIER && kind != LEDGER_BACKUP;
 }
 
 bool ledger_kind_syncs(enum ledger_kind kind)
 {
-    return ledger_kind_writes(kind) && kind != LEDGER_GRANT && kind != LEDGER_RETURN;
-}
-
-/* ---- statements ---- */
-
-static void bind_u64(sqlite3_stmt *s, int at, uint64_t v)
-{
-    sqlite3_bind_int64(s, at, (sqlite3_int64)v);
-}
-
-static void bind_text(sqlite3_stmt *s, int at, struct str t)
-{
-    sqlite3_bind_text64(s, at, t.data == NULL ? "" : t.data, t.len, SQLITE_STATIC, SQLITE_UTF8);
-}
-
-static void bind_blob(sqlite3_stmt *s, int at, struct str t)
-{
-    sqlite3_bind_blob64(s, at, t.data == NULL ? "" : t.data, t.len, SQLITE_STATIC);
-}
-
-static uint64_t column_u64(sqlite3_stmt *s, int at)
-{
-    return (uint64_t)sqlite3_column_int64(s, at);
-}
-
-/* Copied into the arena; data NULL when out of memory. */
-static struct str column_copy(sqlite3_stmt *s, int at, struct arena *arena)
-{
-    const void *bytes = sqlite3_column_blob(s, at);
-    size_t len = (size_t)sqlite3_column_bytes(s, at);
-    return (struct str){arena_copy(arena, bytes == NULL ? "" : bytes, len), len};
-}
-
-/* One step. *ret_row (may be NULL) says whether there is a row. A statement without one is reset.
- */
-static enum err step(struct ledger *l, sqlite3_stmt *s, bool *ret_row, struct err_msg *why)
-{
-    int rc = sqlite3_step(s);
-    if (rc == SQLITE_ROW && ret_row != NULL) {
-        *ret_row = true;
-        return ERR_OK;
-    }
-    enum err e = ERR_OK;
-    if (rc != SQLITE_DONE && rc != SQLITE_ROW)
-        e = ledger_sql_err(l, "write", why);
-    sqlite3_reset(s);
-    sqlite3_clear_bindings(s);
-    if (e == ERR_OK && ret_row != NULL)
-        *ret_row = false;
-    return e;
-}
-
-static void done_with(sqlite3_stmt *s)
-{
-    sqlite3_reset(s);
-    sqlite3_clear_bindings(s);
-}
-
-static enum err out_of_memory(struct ledger *l, struct err_msg *why)
-{
-    return err_set(why, ERR_NOMEM, "ledger %s: out of memory", l->path);
-}
-
-struct found_batch {
-    uint64_t id;
-    bool sealed, cancelled;
-};
-
-/* Sets op->err when there is none. */
-static enum err find_batch(struct ledger *l, struct ledger_op *op, struct str name,
-                           struct found_batch *ret, struct err_msg *why)
-{
-    sqlite3_stmt *s = l->stmts[STMT_FIND_BATCH];
-    bool row;
-    bind_text(s, 1, name);
-    enum err e = step(l, s, &row, why);
-    if (e != ERR_OK)
-        return e;
-    if (!row) {
-        op->err = err_set(&op->why, ERR_NOT_FOUND, "no batch \"%.*s\" here", STR_ARG(name));
-        return ERR_OK;
-    }
-    *ret = (struct found_batch){column_u64(s, 0), column_u64(s, 1) != 0, column_u64(s, 2) != 0};
-    done_with(s);
-    return ERR_OK;
+    return ledger_kind_writes(kind) && kind != LEDGER_GRANT && kind != LEDGER_RETURN &&
+           kind != LEDGER_FORGET;
 }
 
 /* ---- clients' operations ---- */
@@ -113,14 +30,19 @@ static enum err batch_new(struct ledger *l, struct ledger_op *op, struct err_msg
         return e;
     op->batch_new.ret_existed = row;
     if (!row) {
+        struct str schedule = ledger_encode_schedule(&b->schedule, &op->arena);
+        if (schedule.data == NULL)
+            return out_of_memory(l, why);
         s = l->stmts[STMT_ADD_BATCH];
         bind_text(s, 1, b->name);
         bind_text(s, 2, b->model);
         bind_text(s, 3, b->options_hash);
         bind_text(s, 4, b->options_text);
-        bind_u64(s, 5, b->priority);
+        bind_u64(s, 5, b->schedule.priority);
         bind_u64(s, 6, b->max_attempts);
         bind_u64(s, 7, b->created_ms);
+        bind_text(s, 8, b->client);
+        bind_blob(s, 9, schedule);
         e = step(l, s, NULL, why);
         b->id = (uint64_t)sqlite3_last_insert_rowid(l->db);
         return e;
@@ -130,13 +52,14 @@ static enum err batch_new(struct ledger *l, struct ledger_op *op, struct err_msg
                                  .model = column_copy(s, 3, &op->arena),
                                  .options_hash = column_copy(s, 4, &op->arena),
                                  .options_text = column_copy(s, 5, &op->arena),
-                                 .priority = column_u64(s, 6),
+                                 .schedule = ledger_schedule(s, 6, 10),
                                  .max_attempts = column_u64(s, 7),
                                  .created_ms = column_u64(s, 8),
+                                 .client = column_copy(s, 9, &op->arena),
                                  .sealed_ms = column_u64(s, 1),
                                  .cancelled = column_u64(s, 2) != 0};
     done_with(s);
-    if (there.model.data == NULL || there.options_hash.data == NULL ||
+    if (there.model.data == NULL || there.client.data == NULL || there.options_hash.data == NULL ||
         there.options_text.data == NULL)
         return out_of_memory(l, why);
     if (!str_eq(there.options_hash, b->options_hash))
@@ -147,8 +70,52 @@ static enum err batch_new(struct ledger *l, struct ledger_op *op, struct err_msg
     return ERR_OK;
 }
 
+/* What is not meant stays as it is, also when another change has come in between. */
+static enum err keep_others(struct ledger *l, struct ledger_op *op, struct err_msg *why)
+{
+    uint64_t changes = op->batch_set.changes;
+    struct rec_SCHEDULE *to = &op->batch_set.schedule, there;
+    sqlite3_stmt *s = l->stmts[STMT_FIND_BATCH];
+    bool row;
+    bind_text(s, 1, op->batch_set.batch);
+    enum err e = step(l, s, &row, why);
+    if (e != ERR_OK || !row)
+        return e;
+    there = ledger_schedule(s, 6, 10);
+    done_with(s);
+#define KEEP(kind, name, limit, need, doc)                                                         \
+    if ((changes & SCHEDULE_BIT(name)) == 0)                                                       \
+        to->name = there.name;
+    SCHEDULE_FIELDS(KEEP)
+#undef KEEP
+    return ERR_OK;
+}
+
+static enum err batch_set(struct ledger *l, struct ledger_op *op, struct err_msg *why)
+{
+    struct found_batch batch;
+    enum err e = ledger_find_batch(l, op, op->batch_set.batch, &batch, why);
+    if (e == ERR_OK && op->err == ERR_OK && op->batch_set.changes != 0)
+        e = keep_others(l, op, why);
+    if (e != ERR_OK || op->err != ERR_OK)
+        return e;
+    struct str schedule = ledger_encode_schedule(&op->batch_set.schedule, &op->arena);
+    if (schedule.data == NULL)
+        return out_of_memory(l, why);
+    op->batch_set.ret_batch = batch.id;
+    sqlite3_stmt *s = l->stmts[STMT_SET_BATCH];
+    bind_u64(s, 1, batch.id);
+    bind_u64(s, 2, op->batch_set.schedule.priority);
+    bind_blob(s, 3, schedule);
+    return step(l, s, NULL, why);
+}
+
 static enum err next_seq(struct ledger *l, uint64_t batch, uint64_t *ret, struct err_msg *why)
 {
+    if (l->seqs[batch % LEDGER_SEQS].batch == batch) {
+        *ret = l->seqs[batch % LEDGER_SEQS].next;
+        return ERR_OK;
+    }
     sqlite3_stmt *s = l->stmts[STMT_LAST_SEQ];
     bool row;
     bind_u64(s, 1, batch);
@@ -177,10 +144,15 @@ static enum err finish(struct ledger *l, uint64_t now_ms, uint64_t batch, enum l
     bind_u64(s, 6, r->attempts);
     bind_u64(s, 7, r->prompt_tokens);
     bind_u64(s, 8, r->completion_tokens);
+    bind_u64(s, 9, r->energy_uj);
     e = step(l, s, NULL, why);
     if (e != ERR_OK)
         return e;
     *ret_changed = sqlite3_changes(l->db) == 1;
+    if (*ret_changed) {
+        l->seqs[batch % LEDGER_SEQS].batch = batch;
+        l->seqs[batch % LEDGER_SEQS].next = seq + 1;
+    }
     if (!*ret_changed || state == LEDGER_CANCELLED)
         return ERR_OK;
     s = l->stmts[STMT_ADD_RESULT];
@@ -189,6 +161,7 @@ static enum err finish(struct ledger *l, uint64_t now_ms, uint64_t batch, enum l
     return step(l, s, NULL, why);
 }
 
+/* *ret_job stays as it is when the line was there already. */
 static enum err add_line(struct ledger *l, struct ledger_op *op, uint64_t batch,
                          const struct rec_LINE *line, uint64_t *ret_job, struct err_msg *why)
 {
@@ -198,8 +171,9 @@ static enum err add_line(struct ledger *l, struct ledger_op *op, uint64_t batch,
     bind_u64(s, 3, line->hash);
     bind_u64(s, 4, line->body.len);
     bind_u64(s, 5, op->now_ms);
+    bind_u64(s, 6, op->submit.prefixes == NULL ? 0 : op->submit.prefixes[line - op->submit.lines]);
     enum err e = step(l, s, NULL, why);
-    if (e != ERR_OK)
+    if (e != ERR_OK || sqlite3_changes(l->db) == 0)
         return e;
     uint64_t job = (uint64_t)sqlite3_last_insert_rowid(l->db);
     s = l->stmts[STMT_ADD_REQUEST];
@@ -220,42 +194,61 @@ static enum err add_line(struct ledger *l, struct ledger_op *op, uint64_t batch,
     return e;
 }
 
+/* A line that is there: with the same content that is fine. *ret_found false: it is not. */
+static enum err check_line(struct ledger *l, struct ledger_op *op, uint64_t batch,
+                           const struct rec_LINE *line, bool *ret_found, struct err_msg *why)
+{
+    sqlite3_stmt *s = l->stmts[STMT_FIND_LINE];
+    bind_u64(s, 1, batch);
+    bind_u64(s, 2, line->line);
+    enum err e = step(l, s, ret_found, why);
+    if (e != ERR_OK || !*ret_found)
+        return e;
+    bool same = column_u64(s, 1) == line->hash;
+    done_with(s);
+    op->submit.ret_duplicates++;
+    if (!same)
+        op->err = err_set(&op->why, ERR_CONFLICT,
+                          "line %llu of batch \"%.*s\" was submitted with another content: "
+                          "the input was edited since",
+                          (unsigned long long)line->line, STR_ARG(op->submit.batch));
+    return ERR_OK;
+}
+
+static enum err submit_line(struct ledger *l, struct ledger_op *op, const struct found_batch *batch,
+                            const struct rec_LINE *line, uint64_t *ret_job, struct err_msg *why)
+{
+    bool closed = batch->sealed || batch->cancelled, found = false;
+    enum err e = closed ? ERR_OK : add_line(l, op, batch->id, line, ret_job, why);
+    if (e == ERR_OK && *ret_job == 0)
+        e = check_line(l, op, batch->id, line, &found, why);
+    if (e == ERR_OK && closed && !found)
+        op->err = err_set(&op->why, ERR_CONFLICT,
+                          "line %llu is new, but batch \"%.*s\" is %s and takes no more lines",
+                          (unsigned long long)line->line, STR_ARG(op->submit.batch),
+                          batch->cancelled ? "cancelled" : "sealed");
+    return e;
+}
+
 static enum err submit_lines(struct ledger *l, struct ledger_op *op,
                              const struct found_batch *batch, struct err_msg *why)
 {
+    uint64_t jobs = 0, bytes = 0;
     for (size_t i = 0; i < op->submit.count; i++) {
         const struct rec_LINE *line = &op->submit.lines[i];
-        sqlite3_stmt *s = l->stmts[STMT_FIND_LINE];
-        bool row;
-        bind_u64(s, 1, batch->id);
-        bind_u64(s, 2, line->line);
-        enum err e = step(l, s, &row, why);
-        if (e != ERR_OK)
-            return e;
         op->err_line = line->line;
-        if (row) {
-            bool same = column_u64(s, 1) == line->hash;
-            done_with(s);
-            op->submit.ret_duplicates++;
-            if (same)
-                continue;
-            op->err = err_set(&op->why, ERR_CONFLICT,
-                              "line %llu of batch \"%.*s\" was submitted with another content: "
-                              "the input was edited since",
-                              (unsigned long long)line->line, STR_ARG(op->submit.batch));
-            return ERR_OK;
-        }
-        if (batch->sealed || batch->cancelled) {
-            op->err = err_set(&op->why, ERR_CONFLICT,
-                              "line %llu is new, but batch \"%.*s\" is %s and takes no more lines",
-                              (unsigned long long)line->line, STR_ARG(op->submit.batch),
-                              batch->cancelled ? "cancelled" : "sealed");
-            return ERR_OK;
-        }
-        e = add_line(l, op, batch->id, line, &op->submit.ret_jobs[i], why);
-        if (e != ERR_OK)
+        enum err e = submit_line(l, op, batch, line, &op->submit.ret_jobs[i], why);
+        if (e != ERR_OK || op->err != ERR_OK)
             return e;
+        if (op->submit.ret_jobs[i] == 0)
+            continue;
         op->submit.ret_accepted++;
+        jobs += line->refusal.len == 0;
+        bytes += line->body.len;
+        if (op->submit.limited && (jobs > op->submit.max_jobs || bytes > op->submit.max_bytes)) {
+            op->err = err_set(&op->why, ERR_RANGE, "over the quota");
+            return ERR_OK;
+        }
     }
     op->err_line = 0;
     return ERR_OK;
@@ -264,7 +257,7 @@ static enum err submit_lines(struct ledger *l, struct ledger_op *op,
 static enum err submit(struct ledger *l, struct ledger_op *op, struct err_msg *why)
 {
     struct found_batch batch;
-    enum err e = find_batch(l, op, op->submit.batch, &batch, why);
+    enum err e = ledger_find_batch(l, op, op->submit.batch, &batch, why);
     if (e != ERR_OK || op->err != ERR_OK)
         return e;
     op->submit.ret_batch = batch.id;
@@ -275,8 +268,10 @@ static enum err submit(struct ledger *l, struct ledger_op *op, struct err_msg *w
     e = ledger_exec(l, "SAVEPOINT submit", why);
     if (e == ERR_OK)
         e = submit_lines(l, op, &batch, why);
-    if (e == ERR_OK && op->err != ERR_OK)
+    if (e == ERR_OK && op->err != ERR_OK) {
+        memset(l->seqs, 0, sizeof l->seqs);
         e = ledger_exec(l, "ROLLBACK TO submit", why);
+    }
     if (e == ERR_OK)
         e = ledger_exec(l, "RELEASE submit", why);
     return e;
@@ -285,7 +280,7 @@ static enum err submit(struct ledger *l, struct ledger_op *op, struct err_msg *w
 static enum err seal(struct ledger *l, struct ledger_op *op, struct err_msg *why)
 {
     struct found_batch batch;
-    enum err e = find_batch(l, op, op->seal.batch, &batch, why);
+    enum err e = ledger_find_batch(l, op, op->seal.batch, &batch, why);
     if (e != ERR_OK || op->err != ERR_OK)
         return e;
     op->seal.ret_batch = batch.id;
@@ -314,11 +309,11 @@ static enum err jobs_to_cancel(struct ledger *l, struct ledger_op *op, uint64_t 
                                struct err_msg *why)
 {
     bool all = op->cancel.count == 0;
-    uint64_t room = op->cancel.count;
+    uint64_t room = all ? op->cancel.max : op->cancel.count;
     enum err e = ERR_OK;
     bool row = false;
-    sqlite3_stmt *s = l->stmts[all ? STMT_COUNT_LINES : STMT_FIND_LINE];
-    if (all) {
+    sqlite3_stmt *s = l->stmts[room == 0 ? STMT_COUNT_LINES : STMT_FIND_LINE];
+    if (room == 0) {
         bind_u64(s, 1, batch);
         e = step(l, s, &row, why);
         if (e != ERR_OK)
@@ -332,8 +327,13 @@ static enum err jobs_to_cancel(struct ledger *l, struct ledger_op *op, uint64_t 
     if (all) {
         s = l->stmts[STMT_UNFINISHED];
         bind_u64(s, 1, batch);
-        while ((e = step(l, s, &row, why)) == ERR_OK && row)
+        bind_u64(s, 2, op->cancel.after);
+        bind_u64(s, 3, room);
+        while ((e = step(l, s, &row, why)) == ERR_OK && row) {
             op->cancel.ret_jobs[op->cancel.ret_count++] = column_u64(s, 0);
+            op->cancel.after = column_u64(s, 1);
+        }
+        op->cancel.ret_more = op->cancel.max > 0 && op->cancel.ret_count == op->cancel.max;
         return e;
     }
     for (size_t i = 0; i < op->cancel.count; i++) {
@@ -352,7 +352,7 @@ static enum err jobs_to_cancel(struct ledger *l, struct ledger_op *op, uint64_t 
 static enum err cancel(struct ledger *l, struct ledger_op *op, struct err_msg *why)
 {
     struct found_batch batch;
-    enum err e = find_batch(l, op, op->cancel.batch, &batch, why);
+    enum err e = ledger_find_batch(l, op, op->cancel.batch, &batch, why);
     if (e != ERR_OK || op->err != ERR_OK)
         return e;
     op->cancel.ret_batch = batch.id;
@@ -379,15 +379,19 @@ static enum err cancel(struct ledger *l, struct ledger_op *op, struct err_msg *w
 static enum err store_result(struct ledger *l, struct ledger_op *op, struct ledger_result *r,
                              struct err_msg *why)
 {
+    enum ledger_state to = r->failed ? LEDGER_FAILED : LEDGER_DONE;
     sqlite3_stmt *s = l->stmts[STMT_FIND_JOB];
     bool row, changed = false;
-    bind_u64(s, 1, r->job);
-    enum err e = step(l, s, &row, why);
-    if (e != ERR_OK)
+    enum err e = ERR_OK;
+    if (r->accept && r->batch != 0) /* as good as always */
+        e = finish(l, op->now_ms, r->batch, to, r, &changed, why);
+    r->ret_outcome = changed ? 0 : 2;
+    if (e != ERR_OK || changed)
         return e;
-    r->ret_outcome = 2;
-    if (!row)
-        return ERR_OK;
+    bind_u64(s, 1, r->job);
+    e = step(l, s, &row, why);
+    if (e != ERR_OK || !row)
+        return e;
     uint64_t batch = column_u64(s, 0), state = column_u64(s, 1), epoch = column_u64(s, 2);
     done_with(s);
     if (state != LEDGER_UNFINISHED) {
@@ -397,36 +401,53 @@ static enum err store_result(struct ledger *l, struct ledger_op *op, struct ledg
     }
     if (!r->accept)
         return ERR_OK;
-    e = finish(l, op->now_ms, batch, r->failed ? LEDGER_FAILED : LEDGER_DONE, r, &changed, why);
+    e = finish(l, op->now_ms, batch, to, r, &changed, why);
     if (e == ERR_OK && changed)
         r->ret_outcome = 0;
     return e;
 }
 
-static enum err note_leases(struct ledger *l, struct ledger_op *op, struct err_msg *why)
+static enum err add_leases(struct ledger *l, const struct rec_JOB_REF *leases, size_t count,
+                           struct err_msg *why)
 {
-    enum err e = ERR_OK;
-    for (size_t i = 0; i < op->grant.count && e == ERR_OK; i++) {
-        sqlite3_stmt *s = l->stmts[STMT_LEASE_JOB];
-        bind_u64(s, 1, op->grant.items[i].job);
-        bind_u64(s, 2, op->grant.items[i].epoch);
-        e = step(l, s, NULL, why);
-    }
-    return e;
+    sqlite3_stmt *s = l->stmts[STMT_ADD_LEASES];
+    if (count == 0)
+        return ERR_OK;
+    bind_u64(s, 1, count);
+    bind_blob(s, 2, (struct str){(const char *)leases, count * sizeof *leases});
+    return step(l, s, NULL, why);
 }
 
-static enum err note_return(struct ledger *l, struct ledger_op *op, struct err_msg *why)
+static enum err note_leases(struct ledger *l, struct ledger_op *op, struct err_msg *why)
+{
+    struct rec_JOB_REF *leases = arena_alloc(&op->arena, op->grant.count, sizeof *leases);
+    if (leases == NULL)
+        return out_of_memory(l, why);
+    for (size_t i = 0; i < op->grant.count; i++)
+        leases[i] = (struct rec_JOB_REF){op->grant.items[i].job, op->grant.items[i].epoch};
+    enum err e = ERR_OK;
+    if (op->grant.held != NULL) {
+        e = step(l, l->stmts[STMT_DROP_LEASES], NULL, why);
+        if (e == ERR_OK)
+            e = add_leases(l, op->grant.held, op->grant.held_count, why);
+    }
+    return e == ERR_OK ? add_leases(l, leases, op->grant.count, why) : e;
+}
+
+static enum err note_return(struct ledger *l, uint64_t now_ms, const struct ledger_returned *r,
+                            struct err_msg *why)
 {
     sqlite3_stmt *s = l->stmts[STMT_RETURN_JOB];
-    bind_u64(s, 1, op->returned.job);
-    bind_u64(s, 2, op->returned.attempts);
+    bind_u64(s, 1, r->job);
+    bind_u64(s, 2, r->attempts);
+    bind_u64(s, 3, r->epoch);
     enum err e = step(l, s, NULL, why);
-    if (e != ERR_OK || !op->returned.counted)
+    if (e != ERR_OK || !r->counted)
         return e;
     s = l->stmts[STMT_ADD_ATTEMPT];
-    bind_u64(s, 1, op->returned.job);
-    bind_u64(s, 2, op->now_ms);
-    bind_text(s, 3, op->returned.reason);
+    bind_u64(s, 1, r->job);
+    bind_u64(s, 2, now_ms);
+    bind_text(s, 3, r->reason);
     return step(l, s, NULL, why);
 }
 
@@ -436,6 +457,8 @@ enum err ledger_run_write(struct ledger *l, struct ledger_op *op, struct err_msg
     switch (op->kind) {
     case LEDGER_BATCH_NEW:
         return batch_new(l, op, why);
+    case LEDGER_BATCH_SET:
+        return batch_set(l, op, why);
     case LEDGER_SUBMIT:
         return submit(l, op, why);
     case LEDGER_SEAL:
@@ -449,182 +472,15 @@ enum err ledger_run_write(struct ledger *l, struct ledger_op *op, struct err_msg
     case LEDGER_GRANT:
         return note_leases(l, op, why);
     case LEDGER_RETURN:
-        return note_return(l, op, why);
+        for (size_t i = 0; i < op->returned.count && e == ERR_OK; i++)
+            e = note_return(l, op->now_ms, &op->returned.items[i], why);
+        return e;
+    case LEDGER_FORGET:
+        return ledger_forget(l, op, why);
     case LEDGER_FETCH:
+    case LEDGER_BACKUP:
     case LEDGER_BARRIER:
         break;
     }
     return ERR_OK;
-}
-
-/* ---- reads ---- */
-
-static enum err load_bodies(struct ledger *l, struct ledger_op *op, struct err_msg *why)
-{
-    for (size_t i = 0; i < op->grant.count; i++) {
-        struct ledger_grant *g = &op->grant.items[i];
-        sqlite3_stmt *s = l->stmts[STMT_LOAD_REQUEST];
-        bool row;
-        bind_u64(s, 1, g->job);
-        enum err e = step(l, s, &row, why);
-        if (e != ERR_OK)
-            return e;
-        if (!row)
-            return err_set(why, ERR_FORMAT, "ledger %s: job %llu has no request", l->path,
-                           (unsigned long long)g->job);
-        g->ret_custom_id = column_copy(s, 0, &op->arena);
-        g->ret_body = column_copy(s, 1, &op->arena);
-        done_with(s);
-        if (g->ret_custom_id.data == NULL || g->ret_body.data == NULL)
-            return out_of_memory(l, why);
-    }
-    return ERR_OK;
-}
-
-static const struct str state_names[] = {
-    [LEDGER_UNFINISHED] = {"", 0},
-    [LEDGER_DONE] = {"done", 4},
-    [LEDGER_FAILED] = {"failed", 6},
-    [LEDGER_CANCELLED] = {"cancelled", 9},
-};
-
-static enum err fetch(struct ledger *l, struct ledger_op *op, struct err_msg *why)
-{
-    struct found_batch batch;
-    enum err e = find_batch(l, op, op->fetch.batch, &batch, why);
-    if (e != ERR_OK || op->err != ERR_OK)
-        return e != ERR_OK ? e : op->err;
-    op->fetch.ret_items = arena_alloc(&op->arena, op->fetch.max, sizeof *op->fetch.ret_items);
-    if (op->fetch.ret_items == NULL)
-        return out_of_memory(l, why);
-    sqlite3_stmt *s = l->stmts[op->fetch.by_line ? STMT_FETCH_BY_LINE : STMT_FETCH_BY_SEQ];
-    bind_u64(s, 1, batch.id);
-    bind_u64(s, 2, min_u64(op->fetch.after, INT64_MAX));
-    bind_u64(s, 3, op->fetch.max);
-    uint64_t bytes = 0;
-    bool row = false;
-    while (op->fetch.ret_count < op->fetch.max && (e = step(l, s, &row, why)) == ERR_OK && row) {
-        uint64_t state = column_u64(s, 2);
-        bytes += (uint64_t)sqlite3_column_bytes(s, 7);
-        if (op->fetch.ret_count > 0 && bytes > op->fetch.max_bytes)
-            break;
-        struct rec_FETCHED *f = &op->fetch.ret_items[op->fetch.ret_count];
-        *f = (struct rec_FETCHED){.seq = column_u64(s, 0),
-                                  .line = column_u64(s, 1),
-                                  .custom_id = column_copy(s, 6, &op->arena),
-                                  .state = state_names[state < ARRAY_LEN(state_names) ? state : 0],
-                                  .body = column_copy(s, 7, &op->arena),
-                                  .attempts = column_u64(s, 3),
-                                  .submitted_ms = column_u64(s, 4),
-                                  .finished_ms = column_u64(s, 5)};
-        if (f->custom_id.data == NULL || f->body.data == NULL) {
-            e = out_of_memory(l, why);
-            break;
-        }
-        op->fetch.ret_count++;
-    }
-    done_with(s);
-    return e;
-}
-
-enum err ledger_run_read(struct ledger *l, struct ledger_op *op, struct err_msg *why)
-{
-    if (op->kind == LEDGER_GRANT)
-        return load_bodies(l, op, why);
-    if (op->kind == LEDGER_FETCH)
-        return fetch(l, op, why);
-    return ERR_OK;
-}
-
-/* ---- load at start ---- */
-
-static enum err load_counts(struct ledger *l, uint64_t batch, uint64_t counts[4], uint64_t sums[3],
-                            struct err_msg *why)
-{
-    sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(
-            l->db,
-            "SELECT state, count(*), total(prompt_tokens), total(completion_tokens), "
-            "max(finished_ms) FROM job WHERE batch=?1 GROUP BY state",
-            -1, &s, NULL) != SQLITE_OK)
-        return ledger_sql_err(l, "load", why);
-    bind_u64(s, 1, batch);
-    int rc;
-    while ((rc = sqlite3_step(s)) == SQLITE_ROW) {
-        uint64_t state = column_u64(s, 0);
-        if (state < 4)
-            counts[state] = column_u64(s, 1);
-        sums[0] += column_u64(s, 2);
-        sums[1] += column_u64(s, 3);
-        sums[2] = max_u64(sums[2], column_u64(s, 4));
-    }
-    enum err e = rc == SQLITE_DONE ? ERR_OK : ledger_sql_err(l, "load", why);
-    sqlite3_finalize(s);
-    return e;
-}
-
-static struct str column_str(sqlite3_stmt *s, int at)
-{
-    const char *text = (const char *)sqlite3_column_text(s, at);
-    return (struct str){text, (size_t)sqlite3_column_bytes(s, at)};
-}
-
-static enum err load_rows(struct ledger *l, const char *sql, const struct ledger_loader *loader,
-                          void *user, int what, struct err_msg *why)
-{
-    sqlite3_stmt *s = NULL;
-    if (sqlite3_prepare_v2(l->db, sql, -1, &s, NULL) != SQLITE_OK)
-        return ledger_sql_err(l, "load", why);
-    enum err e = ERR_OK;
-    int rc = SQLITE_DONE;
-    while (e == ERR_OK && (rc = sqlite3_step(s)) == SQLITE_ROW) {
-        if (what == 0) {
-            struct ledger_batch b = {.id = column_u64(s, 0),
-                                     .name = column_str(s, 1),
-                                     .model = column_str(s, 2),
-                                     .priority = column_u64(s, 3),
-                                     .max_attempts = column_u64(s, 4),
-                                     .created_ms = column_u64(s, 5),
-                                     .sealed_ms = column_u64(s, 6),
-                                     .cancelled = column_u64(s, 7) != 0};
-            uint64_t counts[4] = {0}, sums[3] = {0};
-            e = load_counts(l, b.id, counts, sums, why);
-            if (e != ERR_OK)
-                break;
-            e = loader->on_batch(user, &b, counts, sums[0], sums[1], sums[2]);
-        } else if (what == 1) {
-            e = loader->on_job(user, column_u64(s, 1), column_u64(s, 0), column_u64(s, 2),
-                               column_u64(s, 3), column_u64(s, 4), column_u64(s, 5),
-                               column_u64(s, 6) != 0);
-        } else {
-            const char *reason = (const char *)sqlite3_column_text(s, 1);
-            e = loader->on_attempt(user, column_u64(s, 0), reason == NULL ? "" : reason);
-        }
-        if (e != ERR_OK)
-            err_set(why, e, "ledger %s: load: %s", l->path, err_name(e));
-    }
-    if (e == ERR_OK && rc != SQLITE_DONE)
-        e = ledger_sql_err(l, "load", why);
-    sqlite3_finalize(s);
-    return e;
-}
-
-enum err ledger_load(struct ledger *l, const struct ledger_loader *loader, void *user,
-                     struct err_msg *why)
-{
-    enum err e = load_rows(l,
-                           "SELECT id, name, model, priority, max_attempts, created_ms, sealed_ms, "
-                           "cancelled FROM batch ORDER BY id",
-                           loader, user, 0, why);
-    if (e == ERR_OK)
-        e = load_rows(l,
-                      "SELECT id, batch, line, body_bytes, attempts, epoch, leased FROM job "
-                      "WHERE state=0 ORDER BY batch, line",
-                      loader, user, 1, why);
-    if (e == ERR_OK)
-        e = load_rows(l,
-                      "SELECT a.job, a.reason FROM attempt a JOIN job j ON j.id=a.job "
-                      "WHERE j.state=0 ORDER BY a.id",
-                      loader, user, 2, why);
-    return e;
 }

@@ -1,14 +1,13 @@
-/* Clients: batches, lines, status, results, cancelling. Every answer that promises something is
+/* Clients: batches, lines, results, cancelling. Every answer that promises something is
  * sent from the operation's completion, after the synced commit. */
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/clock.h"
 #include "base/log.h"
 #include "base/size.h"
 #include "broker/server_internal.h"
 
-enum { DEFAULT_PRIORITY = 100, MAX_STATUS = 65536 };
+enum { DEFAULT_PRIORITY = 100 };
 
 static void reply_error(struct server_op *op)
 {
@@ -42,30 +41,20 @@ static bool failed(struct server_op *op)
     return true;
 }
 
-static bool has_room(struct server *s, const struct proto_peer *from)
-{
-    if (s->pending_bytes > MAX_PENDING_BYTES)
-        return false;
-    for (const struct pending *p = s->pendings; p != NULL; p = p->next) {
-        if (p->peer.len == from->len && memcmp(p->peer.id, from->id, from->len) == 0)
-            return p->count < MAX_PEER_PENDING && p->bytes < MAX_PEER_PENDING_BYTES;
-    }
-    return true;
-}
-
 /* NULL: refused, and the client was told. */
 static struct server_op *client_op(struct server *s, const struct proto_peer *from, uint64_t seq,
                                    enum ledger_kind kind, void (*done)(struct ledger_op *op))
 {
     struct server_op *op = NULL;
-    if (has_room(s, from))
+    if (server_has_room(s, from, SIDE_CLIENTS))
         op = server_op_new(s, from, kind, done);
     if (op == NULL) {
         server_error(s, from, seq, "full", "too many requests wait for the ledger: try again later",
                      0);
         return NULL;
     }
-    op->client = true;
+    op->side = SIDE_CLIENTS;
+    op->counted = true;
     op->seq = seq;
     return op;
 }
@@ -80,44 +69,6 @@ static void submit_or_refuse(struct server_op *op, bool whole, size_t bytes)
     server_op_free(op);
 }
 
-/* ---- a batch's picture ---- */
-
-static struct rec_BATCH picture(const struct server *s, const struct batch *b,
-                                struct err_msg *problem)
-{
-    const struct batch_counts *c = &b->counts;
-    uint64_t finished = c->done + c->failed + c->cancelled;
-    bool complete = c->total == finished;
-    worker_problem(s, b, problem);
-    struct rec_BATCH r = {.batch = str_of(b->name),
-                          .priority = b->priority,
-                          .model = str_of(b->model),
-                          .created_ms = b->created_ms,
-                          .total = c->total,
-                          .queued = b->heap_len,
-                          .leased = b->leased,
-                          .done = c->done,
-                          .failed = c->failed,
-                          .cancelled = c->cancelled,
-                          .prompt_tokens = c->prompt_tokens,
-                          .completion_tokens = c->completion_tokens,
-                          .running_tokens = jobs_running_tokens(s->jobs, b),
-                          .sealed = b->sealed,
-                          .problem = str_of(problem->text)};
-    if (b->cancelled && complete) {
-        r.state = STR_LIT("cancelled");
-        r.completed_ms = c->last_finished_ms;
-    } else if (!b->sealed) {
-        r.state = STR_LIT("open");
-    } else if (complete) {
-        r.state = STR_LIT("completed");
-        r.completed_ms = max_u64(c->last_finished_ms, b->sealed_ms);
-    } else {
-        r.state = STR_LIT("in_progress");
-    }
-    return r;
-}
-
 /* ---- BATCH_NEW ---- */
 
 static enum err know_batch(struct server *s, const struct ledger_batch *lb, struct batch **ret)
@@ -129,16 +80,37 @@ static enum err know_batch(struct server *s, const struct ledger_batch *lb, stru
     }
     char *name = strndup(lb->name.data, lb->name.len);
     char *model = strndup(lb->model.data == NULL ? "" : lb->model.data, lb->model.len);
+    char *client = strndup(lb->client.data == NULL ? "" : lb->client.data, lb->client.len);
     struct batch like = {.id = lb->id,
                          .name = name,
                          .model = model,
+                         .client = client,
                          .created_ms = lb->created_ms,
-                         .priority = (uint32_t)lb->priority,
+                         .schedule = lb->schedule,
                          .max_attempts = (uint32_t)lb->max_attempts};
-    enum err e = name == NULL || model == NULL ? ERR_NOMEM : jobs_add_batch(s->jobs, &like, ret);
+    enum err e = name == NULL || model == NULL || client == NULL
+                     ? ERR_NOMEM
+                     : jobs_add_batch(s->jobs, &like, ret);
     free(name);
     free(model);
+    free(client);
     return e;
+}
+
+static void reply_batch(struct server_op *op, struct batch *b, bool existed)
+{
+    struct err_msg problem;
+    worker_count_leases(op->s);
+    struct rec_BATCH r = status_batch(op->s, b, &problem);
+    struct msg m = {.type = MSG_TYPE_BATCH_OK};
+    m.batch_ok.seq = op->seq;
+    m.batch_ok.existed = existed;
+    m.batch_ok.batches.items = &r;
+    m.batch_ok.batches.count = 1;
+    struct err_msg warning;
+    models_warning(op->s, b->model, &warning);
+    m.batch_ok.warning = str_of(warning.text);
+    server_send(op->s, &op->peer, &m);
 }
 
 static void batch_new_done(struct ledger_op *ledger_op)
@@ -153,16 +125,19 @@ static void batch_new_done(struct ledger_op *ledger_op)
         server_op_free(op);
         return;
     }
-    if (!ledger_op->batch_new.ret_existed)
-        log_info("batch created batch=%s priority=%u model=%s", b->name, b->priority, b->model);
-    struct err_msg problem;
-    struct rec_BATCH r = picture(s, b, &problem);
-    struct msg m = {.type = MSG_TYPE_BATCH_OK};
-    m.batch_ok.seq = op->seq;
-    m.batch_ok.existed = ledger_op->batch_new.ret_existed;
-    m.batch_ok.batches.items = &r;
-    m.batch_ok.batches.count = 1;
-    server_send(s, &op->peer, &m);
+    if (op->owner != NULL && strcmp(op->owner, b->client) != 0) {
+        /* somebody else's of that name was on its way to the ledger before */
+        access_refuse_batch(s, &op->peer, op->seq, str_of(b->name), op->owner);
+        server_op_free(op);
+        return;
+    }
+    if (!ledger_op->batch_new.ret_existed) {
+        unsigned priority = (unsigned)b->schedule.priority;
+        log_info("batch created batch=%s priority=%u model=%s", b->name, priority, b->model);
+        server_event(s, EVENT_BATCH_CREATED, b->name, "priority %u%s%s", priority,
+                     b->model[0] == '\0' ? "" : ", model ", b->model);
+    }
+    reply_batch(op, b, ledger_op->batch_new.ret_existed);
     server_op_free(op);
 }
 
@@ -170,9 +145,17 @@ static void batch_new(struct server *s, const struct proto_peer *from,
                       const struct msg_batch_new *m)
 {
     if (m->batch.len == 0 || memchr(m->batch.data, '\0', m->batch.len) != NULL ||
-        (m->model.len > 0 && memchr(m->model.data, '\0', m->model.len) != NULL)) {
-        server_error(s, from, m->seq, "bad_message",
-                     "BATCH_NEW: expected a batch id of 1 to 128 bytes, without NUL", 0);
+        (m->model.len > 0 && memchr(m->model.data, '\0', m->model.len) != NULL) ||
+        (m->client.len > 0 && memchr(m->client.data, '\0', m->client.len) != NULL)) {
+        server_refuse(s, from, m->seq,
+                      "BATCH_NEW: expected a batch id of 1 to 128 bytes, without NUL", 0);
+        return;
+    }
+    if (jobs_batch_count(s->jobs) >= MAX_BATCHES && jobs_find_batch(s->jobs, m->batch) == NULL) {
+        server_error(s, from, m->seq, "too_large",
+                     "BATCH_NEW: this ledger has 65536 batches, and takes no more: start a broker "
+                     "with another one",
+                     0);
         return;
     }
     struct server_op *op = client_op(s, from, m->seq, LEDGER_BATCH_NEW, batch_new_done);
@@ -181,17 +164,62 @@ static void batch_new(struct server *s, const struct proto_peer *from,
     struct ledger_batch *b = &op->op.batch_new.batch;
     *b = (struct ledger_batch){.name = m->batch,
                                .model = m->model,
+                               .client = s->who != NULL ? str_of(access_name(s)) : m->client,
                                .options_hash = m->options_hash,
                                .options_text = m->options_text,
-                               .priority = m->priority == 0 ? DEFAULT_PRIORITY : m->priority,
                                .max_attempts =
                                    m->max_attempts == 0 ? s->o.max_attempts : m->max_attempts,
                                .created_ms = op->op.now_ms};
+    PROTO_COPY(SCHEDULE_FIELDS, &b->schedule, m);
+    if (b->schedule.priority == 0)
+        b->schedule.priority = DEFAULT_PRIORITY;
     struct arena *a = &op->op.arena;
-    submit_or_refuse(op,
-                     server_copy(a, &b->name) && server_copy(a, &b->model) &&
-                         server_copy(a, &b->options_hash) && server_copy(a, &b->options_text),
-                     m->options_text.len);
+    bool whole = server_copy(a, &b->name) && server_copy(a, &b->model) &&
+                 server_copy(a, &b->client) && server_copy(a, &b->options_hash) &&
+                 server_copy(a, &b->options_text);
+    if (access_owner(s) != NULL)
+        op->owner = b->client.data; /* the ledger puts that of the stored one in its place */
+    submit_or_refuse(op, whole, m->options_text.len);
+}
+
+static void batch_set_done(struct ledger_op *ledger_op)
+{
+    struct server_op *op = (struct server_op *)ledger_op;
+    struct server *s = op->s;
+    if (failed(op))
+        return;
+    struct batch *b = jobs_batch(s->jobs, ledger_op->batch_set.ret_batch);
+    if (b == NULL || jobs_reschedule(s->jobs, b, &ledger_op->batch_set.schedule) != ERR_OK) {
+        server_error(s, &op->peer, op->seq, "full",
+                     "out of memory: the change is stored and counts from the broker's restart", 0);
+    } else {
+        log_info("batch changed batch=%s priority=%u paused=%d", b->name,
+                 (unsigned)b->schedule.priority, b->schedule.paused);
+        server_event(s, EVENT_BATCH_CHANGED, b->name, "priority %u%s",
+                     (unsigned)b->schedule.priority, b->schedule.paused ? ", paused" : "");
+        reply_batch(op, b, true);
+    }
+    server_op_free(op);
+}
+
+static void batch_set(struct server *s, const struct proto_peer *from,
+                      const struct msg_batch_set *m)
+{
+    const struct batch *b = jobs_find_batch(s->jobs, m->batch);
+    if (b != NULL && b->expired) {
+        server_error(s, from, m->seq, "conflict", "the batch's deadline has passed: it is over", 0);
+        return;
+    }
+    struct server_op *op = client_op(s, from, m->seq, LEDGER_BATCH_SET, batch_set_done);
+    if (op == NULL)
+        return;
+    struct rec_SCHEDULE *schedule = &op->op.batch_set.schedule;
+    op->op.batch_set.batch = m->batch;
+    op->op.batch_set.changes = m->changes;
+    PROTO_COPY(SCHEDULE_FIELDS, schedule, m);
+    if (schedule->priority == 0)
+        schedule->priority = DEFAULT_PRIORITY;
+    submit_or_refuse(op, server_copy(&op->op.arena, &op->op.batch_set.batch), 0);
 }
 
 /* ---- SUBMIT ---- */
@@ -211,7 +239,8 @@ static enum err know_lines(struct server *s, struct ledger_op *op, struct batch 
         }
         struct job like = {.id = op->submit.ret_jobs[i],
                            .line = line->line,
-                           .body_bytes = (uint32_t)line->body.len};
+                           .body_bytes = (uint32_t)line->body.len,
+                           .prefix = op->submit.prefixes[i]};
         e = jobs_add(s->jobs, b, &like);
     }
     return e;
@@ -221,6 +250,11 @@ static void submit_done(struct ledger_op *ledger_op)
 {
     struct server_op *op = (struct server_op *)ledger_op;
     struct server *s = op->s;
+    if (ledger_op->err == ERR_RANGE && op->quota_batch != NULL) {
+        quota_refuse(op);
+        server_op_free(op);
+        return;
+    }
     if (failed(op))
         return;
     struct batch *b = jobs_batch(s->jobs, ledger_op->submit.ret_batch);
@@ -248,9 +282,13 @@ static bool copy_lines(struct server_op *op, const struct msg_submit *m, size_t 
     op->op.submit.lines = lines;
     op->op.submit.count = m->lines.count;
     op->op.submit.batch = m->batch;
-    bool whole = lines != NULL && server_copy(a, &op->op.submit.batch);
+    op->op.submit.prefixes = arena_alloc(a, m->lines.count, sizeof *op->op.submit.prefixes);
+    bool whole =
+        lines != NULL && op->op.submit.prefixes != NULL && server_copy(a, &op->op.submit.batch);
     for (size_t i = 0; i < m->lines.count && whole; i++) {
         lines[i] = m->lines.items[i];
+        op->op.submit.prefixes[i] =
+            jobs_prefix(op->s->jobs, lines[i].prefix_hashes.items, lines[i].prefix_hashes.count);
         size_t hash_bytes = lines[i].prefix_hashes.count * sizeof(uint64_t);
         *bytes +=
             lines[i].body.len + lines[i].refusal.len + lines[i].custom_id.len + hash_bytes + 128;
@@ -272,9 +310,9 @@ static void submit(struct server *s, const struct proto_peer *from, const struct
         const struct rec_LINE *line = &m->lines.items[i];
         if (line->line == 0 || line->line > INT64_MAX ||
             (line->body.len == 0) == (line->refusal.len == 0)) {
-            server_error(s, from, m->seq, "bad_message",
-                         "SUBMIT: a line needs a number from 1 and either a body or a refusal",
-                         line->line);
+            server_refuse(s, from, m->seq,
+                          "SUBMIT: a line needs a number from 1 and either a body or a refusal",
+                          line->line);
             return;
         }
     }
@@ -283,6 +321,8 @@ static void submit(struct server *s, const struct proto_peer *from, const struct
         return;
     size_t bytes = 0;
     bool whole = copy_lines(op, m, &bytes);
+    if (whole)
+        quota_reserve(op, jobs_find_batch(s->jobs, m->batch));
     submit_or_refuse(op, whole, bytes);
 }
 
@@ -297,6 +337,8 @@ static void seal_done(struct ledger_op *ledger_op)
     if (b != NULL && !b->sealed) {
         b->sealed = true;
         b->sealed_ms = ledger_op->now_ms;
+        server_event(op->s, EVENT_BATCH_SEALED, b->name, "%llu lines",
+                     (unsigned long long)b->counts.total);
         server_batch_changed(op->s, b);
     }
     struct msg m = {.type = MSG_TYPE_OK};
@@ -315,6 +357,29 @@ static void seal(struct server *s, const struct proto_peer *from, const struct m
     submit_or_refuse(op, server_copy(&op->op.arena, &op->op.seal.batch), 0);
 }
 
+static void cancel_done(struct ledger_op *ledger_op);
+
+/* A large batch is cancelled in pieces, so that nobody else waits long. False: no memory. */
+static bool cancel_more(const struct server_op *done)
+{
+    struct server_op *op = server_op_new(done->s, &done->peer, LEDGER_CANCEL, cancel_done);
+    if (op == NULL)
+        return false;
+    op->side = SIDE_CLIENTS;
+    op->counted = true;
+    op->seq = done->seq;
+    op->cancelled = done->cancelled + done->op.cancel.ret_count;
+    op->op.cancel.batch = done->op.cancel.batch;
+    op->op.cancel.after = done->op.cancel.after;
+    op->op.cancel.max = MAX_CANCEL_JOBS;
+    if (!server_copy(&op->op.arena, &op->op.cancel.batch)) {
+        server_op_free(op);
+        return false;
+    }
+    server_op_submit(op, 0);
+    return true;
+}
+
 static void cancel_done(struct ledger_op *ledger_op)
 {
     struct server_op *op = (struct server_op *)ledger_op;
@@ -328,13 +393,26 @@ static void cancel_done(struct ledger_op *ledger_op)
         b->cancelled = b->cancelled || ledger_op->cancel.ret_whole;
         if (ledger_op->cancel.ret_count > 0)
             b->counts.last_finished_ms = ledger_op->now_ms;
-        log_info("cancelled batch=%s lines=%zu", b->name, ledger_op->cancel.ret_count);
         server_batch_changed(op->s, b);
     }
-    struct msg m = {.type = MSG_TYPE_CANCEL_OK};
-    m.cancel_ok.seq = op->seq;
-    m.cancel_ok.cancelled = ledger_op->cancel.ret_count;
-    server_send(op->s, &op->peer, &m);
+    if (ledger_op->cancel.ret_more && !op->s->closing && cancel_more(op)) {
+        server_op_free(op);
+        return;
+    }
+    if (ledger_op->cancel.ret_more) {
+        server_error(op->s, &op->peer, op->seq, "full", "cancelled in part: try again later", 0);
+    } else {
+        struct msg m = {.type = MSG_TYPE_CANCEL_OK};
+        m.cancel_ok.seq = op->seq;
+        m.cancel_ok.cancelled = op->cancelled + ledger_op->cancel.ret_count;
+        if (b != NULL) {
+            log_info("cancelled batch=%s lines=%llu", b->name,
+                     (unsigned long long)m.cancel_ok.cancelled);
+            server_event(op->s, EVENT_BATCH_CANCELLED, b->name, "%llu lines",
+                         (unsigned long long)m.cancel_ok.cancelled);
+        }
+        server_send(op->s, &op->peer, &m);
+    }
     server_op_free(op);
 }
 
@@ -347,6 +425,7 @@ static void cancel(struct server *s, const struct proto_peer *from, const struct
     size_t bytes = m->lines.count * sizeof(uint64_t);
     op->op.cancel.batch = m->batch;
     op->op.cancel.count = m->lines.count;
+    op->op.cancel.max = m->lines.count == 0 ? MAX_CANCEL_JOBS : 0;
     op->op.cancel.lines = arena_alloc(a, m->lines.count, sizeof(uint64_t));
     if (op->op.cancel.lines != NULL && bytes > 0)
         memcpy(op->op.cancel.lines, m->lines.items, bytes);
@@ -354,11 +433,37 @@ static void cancel(struct server *s, const struct proto_peer *from, const struct
                      bytes);
 }
 
+/* In the place of a result that is damaged stands what is wrong with it. False: out of memory. */
+static bool say_damaged(struct ledger_op *op)
+{
+    size_t count = 0;
+    bool whole = true;
+    for (size_t i = 0; op->fetch.ret_damaged != NULL && i < op->fetch.ret_count && whole; i++) {
+        struct str why = op->fetch.ret_damaged[i];
+        struct rec_FETCHED *f = &op->fetch.ret_items[i];
+        char text[600];
+        if (why.len == 0)
+            continue;
+        snprintf(text, sizeof text, "storage: the result cannot be read: %.*s", STR_ARG(why));
+        f->state = STR_LIT("failed");
+        whole = server_failure(&op->arena, "storage", text, &f->body);
+        if (count++ == 0)
+            log_warn("results cannot be read, the others go out batch=%.*s first=%llu error=\"%s\"",
+                     STR_ARG(op->fetch.batch), (unsigned long long)f->line, text);
+    }
+    return whole;
+}
+
 static void fetch_done(struct ledger_op *ledger_op)
 {
     struct server_op *op = (struct server_op *)ledger_op;
     if (failed(op))
         return;
+    if (!say_damaged(ledger_op)) {
+        server_error(op->s, &op->peer, op->seq, "full", "out of memory: try again later", 0);
+        server_op_free(op);
+        return;
+    }
     struct msg m = {.type = MSG_TYPE_FETCH_OK};
     m.fetch_ok.seq = op->seq;
     m.fetch_ok.results.items = ledger_op->fetch.ret_items;
@@ -381,74 +486,14 @@ static void fetch(struct server *s, const struct proto_peer *from, const struct 
     submit_or_refuse(op, server_copy(&op->op.arena, &op->op.fetch.batch), MAX_REPLY_BYTES);
 }
 
-/* ---- STATUS ---- */
-
-static const struct str session_states[] = {
-    [SESSION_READY] = {"ready", 5},
-    [SESSION_DRAINING] = {"draining", 8},
-    [SESSION_LOST] = {"lost", 4},
-};
-
-static struct rec_WORKER worker_picture(const struct server *s, const struct session *w)
-{
-    struct rec_WORKER r = {.worker = str_of(w->worker),
-                           .host = str_of(w->host),
-                           .device = str_of(w->device),
-                           .model = str_of(w->models[0]),
-                           .numeric_class = str_of(w->numeric_class),
-                           .state = session_states[w->state],
-                           .leased = jobs_owned(s->jobs, w->number),
-                           .done = w->done,
-                           .seen_ms = (s->now_ns - w->seen_ns) / NS_PER_MS};
-#define COPY_FIELD(kind, name, limit, need, doc) r.name = w->headroom.name;
-    HEADROOM_FIELDS(COPY_FIELD)
-#undef COPY_FIELD
-    return r;
-}
-
-static void status(struct server *s, const struct proto_peer *from, const struct msg_status *m)
-{
-    struct arena arena = {0};
-    struct batch *only = m->batch.len == 0 ? NULL : jobs_find_batch(s->jobs, m->batch);
-    if (m->batch.len > 0 && only == NULL) {
-        char text[256];
-        snprintf(text, sizeof text, "no batch \"%.*s\" here", STR_ARG(m->batch));
-        server_error(s, from, m->seq, "not_found", text, 0);
-        return;
-    }
-    size_t batches = only != NULL, workers = 0;
-    for (struct batch *b = only == NULL ? jobs_first_batch(s->jobs) : NULL; b != NULL; b = b->next)
-        batches++;
-    for (struct session *w = s->sessions; w != NULL; w = w->next)
-        workers++;
-    batches = min_u64(batches, MAX_STATUS);
-    struct msg reply = {.type = MSG_TYPE_STATUS_OK};
-    struct msg_status_ok *ok = &reply.status_ok;
-    ok->seq = m->seq;
-    ok->uptime_ms = (s->now_ns - s->started_ns) / NS_PER_MS;
-    ok->batches.items = arena_alloc(&arena, batches, sizeof *ok->batches.items);
-    ok->workers.items = arena_alloc(&arena, workers, sizeof *ok->workers.items);
-    struct err_msg *problems = arena_alloc(&arena, batches, sizeof *problems);
-    if (ok->batches.items == NULL || ok->workers.items == NULL || problems == NULL) {
-        server_error(s, from, m->seq, "full", "out of memory: try again later", 0);
-        arena_free(&arena);
-        return;
-    }
-    const struct batch *b = only == NULL ? jobs_first_batch(s->jobs) : only;
-    for (size_t i = 0; i < batches; i++, b = b->next)
-        ok->batches.items[i] = picture(s, b, &problems[i]);
-    ok->batches.count = batches;
-    for (struct session *w = s->sessions; w != NULL; w = w->next)
-        ok->workers.items[ok->workers.count++] = worker_picture(s, w);
-    server_send(s, from, &reply);
-    arena_free(&arena);
-}
-
 void client_message(struct server *s, const struct proto_peer *from, const struct msg *m)
 {
     switch (m->type) {
     case MSG_TYPE_BATCH_NEW:
         batch_new(s, from, &m->batch_new);
+        break;
+    case MSG_TYPE_BATCH_SET:
+        batch_set(s, from, &m->batch_set);
         break;
     case MSG_TYPE_SUBMIT:
         submit(s, from, &m->submit);
@@ -457,7 +502,7 @@ void client_message(struct server *s, const struct proto_peer *from, const struc
         seal(s, from, &m->seal);
         break;
     case MSG_TYPE_STATUS:
-        status(s, from, &m->status);
+        status_reply(s, from, &m->status);
         break;
     case MSG_TYPE_FETCH:
         fetch(s, from, &m->fetch);
@@ -465,8 +510,20 @@ void client_message(struct server *s, const struct proto_peer *from, const struc
     case MSG_TYPE_CANCEL:
         cancel(s, from, &m->cancel);
         break;
+    case MSG_TYPE_BACKUP:
+        keep_backup(s, from, &m->backup);
+        break;
+    case MSG_TYPE_DRAIN:
+        worker_drain(s, from, &m->drain);
+        break;
+    case MSG_TYPE_MODELS:
+        models_list(s, from, &m->models);
+        break;
+    case MSG_TYPE_EVENTS:
+        watch_events(s, from, &m->events);
+        break;
     default:
-        server_error(s, from, 0, "bad_message", "a message that only the broker sends", 0);
+        server_refuse(s, from, 0, "a message that only the broker sends", 0);
         break;
     }
 }

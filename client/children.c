@@ -218,8 +218,15 @@ enum err children_pump(struct children *c, unsigned ms, struct err_msg *why)
     return c->failed == ERR_OK ? ERR_OK : err_set(why, c->failed, "%s", c->failure.text);
 }
 
-static void stop_one(struct children *c, struct child *child, unsigned grace_ms,
-                     bool (*hurry)(void))
+void children_do_well(struct children *c)
+{
+    for (unsigned i = 0; i < c->count; i++) {
+        c->items[i].quick_deaths = 0;
+        c->items[i].wait_ms = WAIT_FIRST_MS;
+    }
+}
+
+static void stop_one(struct children *c, struct child *child, unsigned grace_ms)
 {
     uint64_t kill_ns = clock_mono_ns() + grace_ms * NS_PER_MS;
     bool killed = false;
@@ -228,8 +235,7 @@ static void stop_one(struct children *c, struct child *child, unsigned grace_ms,
     if (child->running)
         uv_process_kill(&child->process, SIGTERM);
     while (child->open) {
-        if (!killed && child->running &&
-            (clock_mono_ns() >= kill_ns || (hurry != NULL && hurry()))) {
+        if (!killed && child->running && clock_mono_ns() >= kill_ns) {
             uv_process_kill(&child->process, SIGKILL);
             killed = true;
         }
@@ -238,11 +244,16 @@ static void stop_one(struct children *c, struct child *child, unsigned grace_ms,
     }
 }
 
-void children_stop(struct children *c, unsigned grace_ms, bool (*hurry)(void))
+void children_stop(struct children *c, unsigned grace_ms)
 {
     c->stopping = true;
+    /* One that is stopped (SIGSTOP) hears no SIGTERM, and those that need its answer wait. */
+    for (unsigned i = 0; i < c->count; i++) {
+        if (c->items[i].running)
+            uv_process_kill(&c->items[i].process, SIGCONT);
+    }
     for (unsigned i = c->count; i > 0; i--)
-        stop_one(c, &c->items[i - 1], grace_ms, hurry);
+        stop_one(c, &c->items[i - 1], grace_ms);
 }
 
 int children_pid(const struct children *c, unsigned number)
@@ -254,7 +265,7 @@ void children_destroy(struct children **c)
 {
     if (*c == NULL)
         return;
-    children_stop(*c, 0, NULL);
+    children_stop(*c, 0);
     uv_close((uv_handle_t *)&(*c)->timer, NULL);
     uv_run(&(*c)->loop, UV_RUN_DEFAULT);
     uv_loop_close(&(*c)->loop);

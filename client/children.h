@@ -3,7 +3,7 @@
  *
  *     STOPPED --start--> RUNNING --another exit, a signal--> WAITING --0.1, 0.2, 0.4 .. 10 s-->
  * RUNNING |  \--exit 2 or 3--> fatal: starting it again would not help
- *                           +--stop: SIGTERM, SIGKILL after the grace--> STOPPED
+ *                           +--stop: SIGCONT, SIGTERM, SIGKILL after the grace--> STOPPED
  *
  * A child has a session of its own, so that Ctrl-C on the terminal is this program's to handle; it
  * is told to stop by itself when this program is gone. Its output goes to a log file. One thread.
@@ -36,9 +36,11 @@ enum err children_start(struct children *c, const struct child_spec *spec,
 /* Looks after the children for about ms milliseconds (0: just a look). An error: one of them cannot
  * run; the message has the last words of its log. */
 enum err children_pump(struct children *c, unsigned ms, struct err_msg *why) MUST_CHECK;
-/* Stops them one after the other, the last started first. `hurry` (may be NULL) is asked now and
- * then: true kills at once. */
-void children_stop(struct children *c, unsigned grace_ms, bool (*hurry)(void));
+/* Work gets done: deaths so far are no reason to give up, or to wait long. */
+void children_do_well(struct children *c);
+/* Stops them one after the other, the last started first; a process that is stopped goes on for
+ * that. */
+void children_stop(struct children *c, unsigned grace_ms);
 /* Process ids for a signal handler, 0: not running. */
 int children_pid(const struct children *c, unsigned number);
 /* Stops without grace what still runs. */

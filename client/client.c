@@ -1,12 +1,23 @@
 /* What the commands share; see client.h. */
 #include "client/client.h"
 
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 int client_fail(const char *command, enum err e, const struct err_msg *why)
 {
     fprintf(stderr, "octoflow %s: %s\n", command, why->text[0] != '\0' ? why->text : err_name(e));
     return e == ERR_USAGE ? EXIT_USAGE : EXIT_FATAL;
+}
+
+enum err client_flush(struct err_msg *why)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return ERR_OK;
+    return err_set(why, ERR_IO, "standard output: cannot write%s%s", errno != 0 ? ": " : "",
+                   errno != 0 ? strerror(errno) : "");
 }
 
 int client_parse(const struct client_command *c, void *target, int argc, char **argv,

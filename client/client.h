@@ -18,6 +18,9 @@ enum exit_code {
 /* "octoflow COMMAND: why" on standard error; returns the exit code that fits. */
 int client_fail(const char *command, enum err e, const struct err_msg *why);
 
+/* What was printed has to be out. ERR_IO: whoever reads it is gone, or its disk is full. */
+enum err client_flush(struct err_msg *why) MUST_CHECK;
+
 /* What a command says of itself, and its options. */
 struct client_command {
     const char *name;

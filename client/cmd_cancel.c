@@ -62,7 +62,7 @@ int cmd_cancel(int argc, char **argv)
     for (int i = 1; i < count && e == ERR_OK; i++)
         e = add_lines(argv[i], &m.cancel.lines, &why);
     if (e == ERR_OK)
-        e = remote_open(&o, &l, &why);
+        e = remote_open(&o, command.name, &l, &why);
     if (e == ERR_OK)
         e = link_call(&l, &m, MSG_TYPE_CANCEL_OK, &reply, &why);
     if (e == ERR_OK)

@@ -6,7 +6,7 @@
 #include "base/size.h"
 #include "client/client.h"
 #include "client/remote.h"
-#include "client/results.h"
+#include "client/report.h"
 
 struct options {
     struct remote_options remote; /* first */
@@ -21,7 +21,8 @@ static const struct option table[] = {
     {"output", 'o', OPTION_STRING, AT(output), .arg = "OUT.jsonl",
      .help = "where to write, replaced as a whole (default: standard output)"},
     {"wait", 'w', OPTION_FLAG, AT(wait),
-     .help = "show progress until the batch is complete, then write"},
+     .help = "show progress until the batch is complete, then write; a broker that goes away is "
+             "waited for"},
     REMOTE_OPTIONS,
 };
 
@@ -55,7 +56,10 @@ int cmd_results(int argc, char **argv)
     int code = client_parse(&command, &o, argc, argv, &count);
     if (code >= 0)
         return code;
-    enum err e = remote_open(&o.remote, &l, &why);
+    enum err e = remote_open(&o.remote, command.name, &l, &why);
+    l.patient = o.wait;
+    if (e == ERR_OK && o.output != NULL)
+        e = results_check_path(o.output, &why);
     if (e == ERR_OK && o.wait)
         e = remote_wait(&l, argv[0], &why);
     if (e == ERR_OK)
@@ -73,5 +77,6 @@ int cmd_results(int argc, char **argv)
             " cancelled%s\n",
             counts.lines, total, counts.answered, counts.failed, counts.cancelled,
             complete ? "" : "; the batch is not complete yet");
+    report_energy(stderr, &counts);
     return complete && counts.answered == counts.lines ? EXIT_ALL_DONE : EXIT_SOME_FAILED;
 }

@@ -1,20 +1,25 @@
 /* octoflow submit: a file's lines into a batch of a broker that runs already. */
 #include <inttypes.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/size.h"
 #include "client/client.h"
 #include "client/lines.h"
 #include "client/remote.h"
 #include "client/results.h"
+#include "client/schedule.h"
 #include "client/submit.h"
 
 struct options {
     struct remote_options remote; /* first */
-    const char *batch, *model;
-    int64_t max_tokens, seed, priority, max_attempts;
-    bool wait;
+    const char *batch, *model, *client;
+    struct schedule_options schedule;
+    int64_t max_tokens, seed, max_attempts;
+    bool wait, paused;
 };
 
 #define AT(field) offsetof(struct options, field)
@@ -26,11 +31,18 @@ static const struct option table[] = {
     {"model", 'm', OPTION_STRING, AT(model), .arg = "NAME",
      .help = "only workers with this model run it: name (the file's without .gguf) or hash "
              "(default: any worker)"},
-    {"priority", 0, OPTION_INT, AT(priority), .min = 1, .max = 255, .arg = "N",
-     .help = "1 to 255, higher runs first (default 100)"},
     {"max-attempts", 0, OPTION_INT, AT(max_attempts), .min = 0, .max = 100, .arg = "N",
-     .help = "a line fails after this many lost workers (default: the broker's)"},
-    {"wait", 'w', OPTION_FLAG, AT(wait), .help = "show progress and end when the batch has"},
+     .help =
+         "a line fails when its worker was lost this often while it ran there alone (default: the "
+         "broker's)"},
+    {"client", 0, OPTION_STRING, AT(client), .arg = "NAME",
+     .help = "whose quota it counts for, where the broker has quotas (default: the user's name; "
+             "with keys always "
+             "the key's name)"},
+    {"wait", 'w', OPTION_FLAG, AT(wait),
+     .help = "show progress and end when the batch has; a broker that goes away is waited for"},
+    SCHEDULE_OPTIONS(offsetof(struct options, schedule)),
+    {"paused", 0, OPTION_FLAG, AT(paused), .help = "nothing starts before `octoflow resume`"},
     {"Lines that do not say", .type = OPTION_SECTION},
     {"max-tokens", 0, OPTION_INT, AT(max_tokens), .min = 1, .max = 1e9, .arg = "N",
      .help = "most tokens of an answer (default 2048)"},
@@ -62,8 +74,13 @@ static enum err default_name(const char *path, char ret[PROTO_MAX_ID_BYTES + 1],
 {
     uint64_t hash = 0;
     char name[PROTO_MAX_ID_BYTES + 1];
+    struct stat st;
     if (strcmp(path, "-") == 0)
         return err_set(why, ERR_USAGE, "standard input needs a name: --batch NAME");
+    if (stat(path, &st) == 0 && S_ISFIFO(st.st_mode))
+        return err_set(why, ERR_USAGE,
+                       "%s: is a pipe, read once and for its lines, not for a name: --batch NAME",
+                       path);
     enum err e = lines_hash_file(path, &hash, why);
     if (e != ERR_OK)
         return e;
@@ -75,33 +92,46 @@ static enum err default_name(const char *path, char ret[PROTO_MAX_ID_BYTES + 1],
     return ERR_OK;
 }
 
+static const char *client_name(const struct options *o)
+{
+    const struct passwd *user = o->client != NULL ? NULL : getpwuid(geteuid());
+    return o->client != NULL ? o->client : user != NULL ? user->pw_name : "";
+}
+
 static enum err submit(struct link *l, const struct options *o, const char *path, const char *batch,
                        struct err_msg *why)
 {
     char shaping[300];
     bool existed = false, complete = false;
     struct submit_counts counts = {0};
+    struct err_msg warning;
     snprintf(shaping, sizeof shaping, "model=%.128s max_tokens=%" PRId64 " seed=%" PRId64,
              o->model != NULL ? o->model : "any", o->max_tokens, o->seed);
     struct submit_options s = {
         .path = path,
         .batch = batch,
+        .client = client_name(o),
         .model = o->model != NULL ? o->model : "",
         .shaping = shaping,
-        .priority = (uint64_t)o->priority,
         .max_attempts = (uint64_t)o->max_attempts,
         .request = {.max_tokens = (uint64_t)o->max_tokens, .batch_seed = (uint64_t)o->seed},
         .otherwise = "restore it, or choose another --batch",
     };
-    enum err e = submit_open(l, &s, &existed, &complete, why);
+    enum err e = schedule_apply(&o->schedule, &s.schedule, why);
+    s.schedule.paused = o->paused;
+    if (e == ERR_OK)
+        e = submit_open(l, &s, &existed, &complete, &warning, why);
+    if (e == ERR_OK && !complete && warning.text[0] != '\0')
+        fprintf(stderr, "octoflow submit: warning: %s\n", warning.text);
     if (e == ERR_OK)
         e = submit_lines(l, &s, &counts, why);
     if (e != ERR_OK)
         return e;
     fprintf(stderr,
             "%" PRIu64 " lines: %" PRIu64 " new, %" PRIu64 " were there, %" PRIu64
-            " are not valid requests\n",
-            counts.lines, counts.accepted, counts.duplicates, counts.refused);
+            " are not valid requests%s%s\n",
+            counts.lines, counts.accepted, counts.duplicates, counts.refused,
+            counts.refused > 0 ? ", the first: " : "", counts.first_refusal.text);
     printf("%s\n", batch);
     fflush(stdout);
     return ERR_OK;
@@ -109,7 +139,8 @@ static enum err submit(struct link *l, const struct options *o, const char *path
 
 int cmd_submit(int argc, char **argv)
 {
-    struct options o = {.remote = REMOTE_DEFAULTS, .max_tokens = 2048, .priority = 100};
+    struct options o = {
+        .remote = REMOTE_DEFAULTS, .schedule = SCHEDULE_DEFAULTS, .max_tokens = 2048};
     struct link l = {0};
     struct err_msg why = {{0}};
     char batch[PROTO_MAX_ID_BYTES + 1];
@@ -117,11 +148,14 @@ int cmd_submit(int argc, char **argv)
     int code = client_parse(&command, &o, argc, argv, &count);
     if (code >= 0)
         return code;
-    enum err e = remote_open(&o.remote, &l, &why);
+    enum err e = remote_open(&o.remote, command.name, &l, &why);
+    l.patient = o.wait;
     if (e == ERR_OK && o.batch == NULL)
         e = default_name(argv[0], batch, &why);
-    else if (e == ERR_OK && (size_t)snprintf(batch, sizeof batch, "%s", o.batch) >= sizeof batch)
-        e = err_set(&why, ERR_USAGE, "--batch: longer than %d bytes", PROTO_MAX_ID_BYTES);
+    else if (e == ERR_OK && (o.batch[0] == '\0' || strlen(o.batch) > PROTO_MAX_ID_BYTES))
+        e = err_set(&why, ERR_USAGE, "--batch: expected 1 to %d bytes", PROTO_MAX_ID_BYTES);
+    else if (e == ERR_OK)
+        snprintf(batch, sizeof batch, "%s", o.batch);
     if (e == ERR_OK)
         e = submit(&l, &o, argv[0], batch, &why);
     const struct rec_BATCH *b = NULL;

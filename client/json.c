@@ -1,5 +1,6 @@
 /* The JSON writer behind json.h; reading is jansson's. */
 #include <inttypes.h>
+#include <math.h>
 
 #include "client/json.h"
 
@@ -87,7 +88,9 @@ void json_i64(struct json_out *o, int64_t v)
 void json_f64(struct json_out *o, double v, int decimals)
 {
     before_value(o);
-    if (o->e == ERR_OK)
+    if (isnan(v))
+        put(o, "null", 4);
+    else if (o->e == ERR_OK)
         o->e = buf_printf(o->buf, "%.*f", decimals, v);
 }
 
@@ -101,4 +104,12 @@ void json_null(struct json_out *o)
 {
     before_value(o);
     put(o, "null", 4);
+}
+
+enum err json_print(struct json_out *o, FILE *out)
+{
+    if (o->e == ERR_OK)
+        fprintf(out, "%.*s\n", (int)o->buf->len, o->buf->data);
+    buf_free(o->buf);
+    return o->e;
 }

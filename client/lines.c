@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -10,7 +11,7 @@
 #include "base/hash.h"
 #include "base/size.h"
 
-enum { FIRST_CAP = 1 << 16, HASH_BLOCK = 1 << 20 };
+enum { FIRST_CAP = 1 << 16, HASH_BLOCK = 1 << 20, LOOK_MS = 100 };
 
 struct lines {
     char *path;
@@ -20,12 +21,16 @@ struct lines {
     size_t max_bytes;
     char *data; /* begin..end: read, not yet given out; scanned: no newline before */
     size_t begin, end, scanned, cap;
+    enum err (*waiting)(void *user, struct err_msg *why); /* NULL: none */
+    void *user;
 };
 
 static enum err open_file(const char *path, int *ret_fd, struct err_msg *why)
 {
     struct stat st;
-    int fd = strcmp(path, "-") == 0 ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: a named pipe opens before anybody writes into it */
+    int fd =
+        strcmp(path, "-") == 0 ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return err_set(why, ERR_IO, "%s: cannot open: %s", path, strerror(errno));
     if (fstat(fd, &st) == 0 && S_ISDIR(st.st_mode)) {
@@ -36,17 +41,27 @@ static enum err open_file(const char *path, int *ret_fd, struct err_msg *why)
     return ERR_OK;
 }
 
-/* Up to len bytes; 0 at the end. */
+/* Something has come, or the end. False: not yet, after ms milliseconds or a signal. */
+static bool is_ready(int fd, int ms)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    int r = poll(&p, 1, ms);
+    return r > 0 || (r < 0 && errno != EINTR);
+}
+
+/* Up to len bytes, when there are some; 0 at the end. */
 static enum err read_some(int fd, const char *path, char *data, size_t len, size_t *ret,
                           struct err_msg *why)
 {
     for (;;) {
+        if (!is_ready(fd, -1))
+            continue;
         ssize_t n = read(fd, data, len);
         if (n >= 0) {
             *ret = (size_t)n;
             return ERR_OK;
         }
-        if (errno != EINTR)
+        if (errno != EINTR && errno != EAGAIN)
             return err_set(why, ERR_IO, "%s: cannot read: %s", path, strerror(errno));
     }
 }
@@ -76,6 +91,8 @@ static enum err fill(struct lines *l, struct err_msg *why)
 {
     size_t n = 0;
     enum err e = make_room(l, why);
+    while (e == ERR_OK && l->waiting != NULL && !is_ready(l->fd, LOOK_MS))
+        e = l->waiting(l->user, why);
     if (e == ERR_OK)
         e = read_some(l->fd, l->path, l->data + l->end, l->cap - l->end, &n, why);
     if (e == ERR_OK) {
@@ -173,6 +190,13 @@ enum err lines_next(struct lines *l, struct line *ret, struct err_msg *why)
         *ret = line;
         return ERR_OK;
     }
+}
+
+void lines_while_waiting(struct lines *l, enum err (*fn)(void *user, struct err_msg *why),
+                         void *user)
+{
+    l->waiting = fn;
+    l->user = user;
 }
 
 enum err lines_open(const char *path, size_t max_bytes, struct lines **ret, struct err_msg *why)

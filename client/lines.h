@@ -25,6 +25,10 @@ struct line {
 /* path "-": standard input. Lines of more than max_bytes are too long. */
 enum err lines_open(const char *path, size_t max_bytes, struct lines **ret,
                     struct err_msg *why) MUST_CHECK;
+/* fn is called again and again while lines_next() waits for more (a pipe, a terminal); an error of
+ * its is lines_next()'s. */
+void lines_while_waiting(struct lines *l, enum err (*fn)(void *user, struct err_msg *why),
+                         void *user);
 /* ERR_NOT_FOUND: no more lines. */
 enum err lines_next(struct lines *l, struct line *ret, struct err_msg *why) MUST_CHECK;
 void lines_close(struct lines **l);

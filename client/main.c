@@ -17,8 +17,18 @@ static const struct command commands[] = {
     {"run", cmd_run, "answer a file of prompts here, from start to end"},
     {"submit", cmd_submit, "send a file of prompts to a broker"},
     {"status", cmd_status, "what a broker's batches and workers are doing"},
+    {"workers", cmd_workers, "who works for a broker: GPU, heat, watts, speed"},
+    {"models", cmd_models, "which models there are, and who has them loaded"},
+    {"top", cmd_top, "batches and workers on a screen that follows them"},
+    {"events", cmd_events, "what happened: workers lost, batches completed, trouble"},
+    {"backup", cmd_backup, "a copy of a broker's ledger, while it works"},
     {"results", cmd_results, "a batch's results into a file"},
     {"cancel", cmd_cancel, "stop a batch, or some of its lines"},
+    {"drain", cmd_drain, "ask a worker, or all of a machine, to leave"},
+    {"pause", cmd_pause, "start no more of a batch's lines"},
+    {"resume", cmd_resume, "go on with a paused batch"},
+    {"change", cmd_change, "when and how much of a batch runs"},
+    {"keygen", cmd_keygen, "a key for a broker, a worker or a person"},
     {"inspect", cmd_inspect, "what is in a model file, and whether it can run"},
     {"tokenize", cmd_tokenize, "text on standard input to token ids"},
     {"detokenize", cmd_detokenize, "token ids on standard input to text"},
@@ -41,6 +51,7 @@ static void print_help(FILE *out)
             "    octoflow run -m model.gguf prompts.jsonl -o results.jsonl\n"
             "    octoflow submit  --broker tcp://localhost:7420 prompts.jsonl --batch night\n"
             "    octoflow status  --broker tcp://localhost:7420\n"
+            "    octoflow top     --broker tcp://localhost:7420\n"
             "    octoflow results --broker tcp://localhost:7420 night -o results.jsonl --wait\n"
             "    octoflow cancel  --broker tcp://localhost:7420 night\n"
             "    octoflow inspect model.gguf\n"
@@ -98,5 +109,11 @@ int main(int argc, char **argv)
         char flag[] = "--help";
         return c->run(1, (char *[]){flag, NULL});
     }
-    return c->run(argc - 2, argv + 2);
+    struct err_msg why;
+    int code = c->run(argc - 2, argv + 2);
+    bool ended = code == EXIT_ALL_DONE || code == EXIT_SOME_FAILED;
+    /* what `run` was asked for is in a file by now */
+    if (ended && c->run != cmd_run && client_flush(&why) != ERR_OK)
+        return client_fail(name, ERR_IO, &why);
+    return code;
 }

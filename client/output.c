@@ -2,13 +2,14 @@
 #include "client/output.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
-#include <time.h>
 
 #include "base/arena.h"
 #include "base/hash.h"
 #include "client/json.h"
 #include "client/logprobs.h"
+#include "client/text.h"
 #include "proto/codec.h"
 
 /* `created` is no time (see output.h): 2025-01-01 and one second a line, so that it is a plausible
@@ -68,14 +69,9 @@ static void key_known(struct json_out *o, const char *key, struct str text)
 
 static void key_time(struct json_out *o, const char *key, uint64_t ms)
 {
-    char text[64], day[40];
-    time_t s = (time_t)(ms / 1000);
-    struct tm tm;
-    if (ms == 0 || gmtime_r(&s, &tm) == NULL ||
-        strftime(day, sizeof day, "%Y-%m-%dT%H:%M:%S", &tm) == 0)
-        return;
-    snprintf(text, sizeof text, "%s.%03uZ", day, (unsigned)(ms % 1000));
-    key_str(o, key, str_of(text));
+    char text[TEXT_TIME_BYTES];
+    if (text_time(ms, text))
+        key_str(o, key, str_of(text));
 }
 
 static void put_choice(struct json_out *o, bool chat, uint64_t index, const struct rec_CHOICE *c)
@@ -87,6 +83,8 @@ static void put_choice(struct json_out *o, bool chat, uint64_t index, const stru
         json_open(o, '{');
         key_str(o, "role", STR_LIT("assistant"));
         key_str(o, "content", c->text);
+        json_key(o, "refusal"); /* OpenAI's clients may ask for it */
+        json_null(o);
         json_close(o, '}');
     } else {
         key_str(o, "text", c->text);
@@ -188,9 +186,9 @@ static void put_provenance(struct json_out *o, const char *batch, const struct r
     key_time(o, "submitted_at", f->submitted_ms);
     key_time(o, "started_at", r->started_ms);
     key_time(o, "finished_at", r->finished_ms != 0 ? r->finished_ms : f->finished_ms);
-    if (r->energy_j > 0) {
+    if (answered) {
         json_key(o, "energy_j");
-        json_f64(o, r->energy_j, 3);
+        json_f64(o, r->energy_j > 0 ? r->energy_j : NAN, 6);
     }
     json_close(o, '}');
 }
@@ -245,7 +243,8 @@ enum err output_append(const char *batch, const struct rec_FETCHED *f, struct bu
                                                : r.status_code == 200 ? OUTPUT_ANSWER
                                                                       : OUTPUT_FAILED,
                                        .prompt_tokens = r.prompt_tokens,
-                                       .completion_tokens = r.completion_tokens};
+                                       .completion_tokens = r.completion_tokens,
+                                       .energy_j = r.energy_j > 0 ? r.energy_j : 0};
         if (ret->kind != OUTPUT_ANSWER)
             snprintf(ret->reason, sizeof ret->reason, "%.150s", message.text);
     } else {

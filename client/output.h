@@ -14,6 +14,7 @@ enum output_kind { OUTPUT_ANSWER, OUTPUT_FAILED, OUTPUT_CANCELLED };
 struct output_summary {
     enum output_kind kind;
     uint64_t prompt_tokens, completion_tokens;
+    double energy_j;  /* 0: unknown */
     char reason[160]; /* "" for an answer */
 };
 

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/size.h"
 #include "client/link.h"
+#include "client/text.h"
 
 static const uint64_t log_every_ns = 10 * NS_PER_S;
 static const uint64_t step_ns = 2 * NS_PER_S;
@@ -33,18 +34,6 @@ static void remember(struct progress *p, uint64_t now_ns, uint64_t finished, uin
     p->past_count = n + 1;
 }
 
-static void format_left(char *out, size_t size, double seconds)
-{
-    uint64_t s = seconds < 1e9 ? (uint64_t)seconds : 0;
-    if (s >= 86400)
-        snprintf(out, size, "%" PRIu64 " d %" PRIu64 " h", s / 86400, s % 86400 / 3600);
-    else if (s >= 3600)
-        snprintf(out, size, "%" PRIu64 ":%02" PRIu64 ":%02" PRIu64, s / 3600, s % 3600 / 60,
-                 s % 60);
-    else
-        snprintf(out, size, "%" PRIu64 ":%02" PRIu64, s / 60, s % 60);
-}
-
 int progress_text(struct progress *p, const struct rec_BATCH *b, uint64_t now_ns, char *out,
                   size_t size)
 {
@@ -59,7 +48,7 @@ int progress_text(struct progress *p, const struct rec_BATCH *b, uint64_t now_ns
     if (seconds > 0.4 && finished > p->past[0].finished && finished < b->total) {
         double a_second = (double)(finished - p->past[0].finished) / seconds;
         char text[32];
-        format_left(text, sizeof text, (double)(b->total - finished) / a_second);
+        text_duration((double)(b->total - finished) / a_second, text, sizeof text);
         snprintf(left, sizeof left, ", about %s left", text);
     }
     if (b->failed + b->cancelled > 0)

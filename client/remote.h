@@ -7,6 +7,7 @@
 
 struct remote_options {
     const char *broker;
+    struct proto_curve_options curve;
     double timeout_s;
 };
 
@@ -19,6 +20,22 @@ struct remote_options {
          offsetof(struct remote_options, broker),                                                  \
          .arg = "ENDPOINT",                                                                        \
          .help = "tcp://HOST:PORT or ipc://PATH (default: the variable OCTOFLOW_BROKER)"},         \
+        {"curve-key",                                                                              \
+         0,                                                                                        \
+         OPTION_STRING,                                                                            \
+         offsetof(struct remote_options, curve.curve_key),                                         \
+         .arg = "FILE",                                                                            \
+         .help = "your secret key (octoflow keygen), for a broker that lets in keys on its list "  \
+                 "(default: the file that OCTOFLOW_CURVE_KEY names)"},                             \
+        {"server-key",                                                                             \
+         0,                                                                                        \
+         OPTION_STRING,                                                                            \
+         offsetof(struct remote_options, curve.server_key),                                        \
+         .arg = "FILE|KEY",                                                                        \
+         .help = "the broker's public key, or the file with it (default: OCTOFLOW_SERVER_KEY)"},   \
+        {"insecure", 0, OPTION_FLAG, offsetof(struct remote_options, curve.insecure),              \
+         .help = "without keys, connect to another machine all the same: whoever is on the way "   \
+                 "can read and change everything"},                                                \
     {                                                                                              \
         "timeout", 0, OPTION_FLOAT, offsetof(struct remote_options, timeout_s),                    \
             .min = 0.1, .max = 86400, .arg = "SECONDS",                                            \
@@ -30,8 +47,8 @@ struct remote_options {
         .timeout_s = 30                                                                            \
     }
 
-/* ERR_USAGE: no endpoint, or a bad one. */
-enum err remote_open(const struct remote_options *o, struct link *ret,
+/* ERR_USAGE: no endpoint, or a bad one. `command` names who says what is waited for. */
+enum err remote_open(const struct remote_options *o, const char *command, struct link *ret,
                      struct err_msg *why) MUST_CHECK;
 /* Shows progress until the batch is complete. */
 enum err remote_wait(struct link *l, const char *batch, struct err_msg *why) MUST_CHECK;

@@ -68,7 +68,12 @@ static enum err check_message_keys(struct parser *p, size_t at, json_t *message)
 static enum err take_message(struct parser *p, size_t at, json_t *message,
                              struct rec_CHAT_MESSAGE *ret)
 {
-    static const char *const roles[] = {"system", "user", "assistant"};
+    static const struct {
+        const char *said, *meant;
+    } roles[] = {{"system", "system"},
+                 {"developer", "system"}, /* OpenAI's newer name */
+                 {"user", "user"},
+                 {"assistant", "assistant"}};
     char param[64];
     snprintf(param, sizeof param, "messages[%zu]", at);
     if (!json_is_object(message))
@@ -79,17 +84,17 @@ static enum err take_message(struct parser *p, size_t at, json_t *message,
     if (!json_is_string(role))
         return request_bad(p->r, "invalid_type", "messages", "%s: role is %s, expected a string",
                            param, role == NULL ? "missing" : request_what_is(role));
-    bool known = false;
-    for (size_t i = 0; i < ARRAY_LEN(roles); i++)
-        known = known || strcmp(json_string_value(role), roles[i]) == 0;
-    if (!known)
+    size_t which = 0;
+    while (which < ARRAY_LEN(roles) && strcmp(json_string_value(role), roles[which].said) != 0)
+        which++;
+    if (which == ARRAY_LEN(roles))
         return request_bad(p->r, "invalid_value", "messages",
                            "%s: role is \"%.60s\", expected system, user or assistant", param,
                            json_string_value(role));
     enum err e = check_message_keys(p, at, message);
     if (e != ERR_OK)
         return e;
-    ret->role = request_text(role);
+    ret->role = str_of(roles[which].meant);
     snprintf(param, sizeof param, "messages[%zu].content", at);
     if (json_is_string(content)) {
         ret->content = request_text(content);

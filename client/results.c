@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <libgen.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +48,11 @@ static void count(struct results_counts *c, const struct output_summary *s)
     c->cancelled += s->kind == OUTPUT_CANCELLED;
     c->prompt_tokens += s->prompt_tokens;
     c->completion_tokens += s->completion_tokens;
+    if (s->energy_j > 0) {
+        c->energy_j += s->energy_j;
+        c->energy_answers++;
+        c->energy_tokens += s->completion_tokens;
+    }
     if (s->kind != OUTPUT_ANSWER && c->reasons_count < RESULTS_REASONS)
         snprintf(c->reasons[c->reasons_count++], sizeof c->reasons[0], "%s", s->reason);
 }
@@ -96,6 +102,11 @@ enum err results_check_path(const char *path, struct err_msg *why)
     if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
         return err_set(why, ERR_IO, "%s: is %s, expected a file to write the results to", path,
                        S_ISDIR(st.st_mode) ? "a folder" : "no plain file");
+    char folder[PATH_MAX];
+    if ((size_t)snprintf(folder, sizeof folder, "%s", path) >= sizeof folder)
+        return err_set(why, ERR_RANGE, "%s: path too long", path);
+    if (access(dirname(folder), W_OK | X_OK) != 0)
+        return err_set(why, ERR_IO, "%s: cannot write there: %s", path, strerror(errno));
     return ERR_OK;
 }
 

@@ -12,11 +12,14 @@ enum { RESULTS_REASONS = 5 };
 struct results_counts {
     uint64_t lines, answered, failed, cancelled;
     uint64_t prompt_tokens, completion_tokens;
+    double energy_j; /* of so many answers, with so many completion tokens */
+    uint64_t energy_answers, energy_tokens;
     char reasons[RESULTS_REASONS][160]; /* of the first lines without an answer */
     size_t reasons_count;
 };
 
-/* Results replace what is there under the path: never a folder, a device or a pipe. */
+/* Results replace what is there under the path: never a folder, a device or a pipe; and its folder
+ * has to be one that may be written to. To be asked before what takes a night. */
 enum err results_check_path(const char *path, struct err_msg *why) MUST_CHECK;
 /* Writes all results there are now, by line, to path.tmp, syncs it and renames it over path; NULL:
  * to standard output. On failure path is what it was. */

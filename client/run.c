@@ -17,26 +17,29 @@
 #include "client/devices.h"
 #include "client/lines.h"
 #include "client/progress.h"
-#include "client/results.h"
+#include "client/report.h"
 #include "client/run_options.h"
 #include "client/rundir.h"
 #include "client/submit.h"
 #include "model/chat.h"
 #include "model/model.h"
+#include "model/tokenizer.h"
 
 enum {
     BROKER,
     WORKER, /* the order of starting */
     POLL_MS = 250,
     PUMP_MS = 50,
-    CALL_TIMEOUT_MS = 300000,
-    CALL_SLICE_MS = 1000,
+    CALL_TIMEOUT_MS = 300000, /* for the first answer; later a broker that lives is waited for */
+    CALL_SLOW_MS = 5000,
     STOP_GRACE_MS = 10000,
 };
 /* A worker that was killed is missed after three of these. */
 static const char heartbeat_ms[] = "1000";
 /* After Ctrl-C the worker ends what takes no longer than this. */
 static const char drain_s[] = "2";
+/* timeout(1), and others who stop a whole group, say it twice at once and mean it once. */
+static const uint64_t once_ns = NS_PER_S / 4;
 
 struct run {
     struct run_options o;
@@ -55,17 +58,24 @@ struct run {
     bool is_submitted, complete_before;
     uint64_t started_ns, tokens_before;
     struct results_counts counts;
+    char *devices; /* their lines of the summary; NULL: none */
 };
 
 /* ---- signals ---- */
 
 /* Set by the handler: how often it was asked to stop, and whom a second time kills. */
 static volatile sig_atomic_t stop_asked;
+static volatile uint64_t asked_ns; /* read and written by the handler alone */
 static volatile sig_atomic_t pids[CHILDREN_MAX];
 
 static void on_signal(int number)
 {
     (void)number;
+    uint64_t now_ns = clock_mono_ns();
+    if (stop_asked == 0)
+        asked_ns = now_ns;
+    else if (now_ns - asked_ns < once_ns)
+        return;
     stop_asked = stop_asked + 1;
     if (stop_asked < 2)
         return;
@@ -85,7 +95,7 @@ static void catch_signals(void)
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         struct sigaction old, a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
-        sigemptyset(&a.sa_mask);
+        sigfillset(&a.sa_mask); /* one at a time */
         /* under nohup a hang-up is to be ignored still */
         if (sigaction(numbers[i], NULL, &old) == 0 &&
             (numbers[i] == SIGINT || old.sa_handler != SIG_IGN))
@@ -93,11 +103,6 @@ static void catch_signals(void)
     }
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
-}
-
-static bool hurry(void)
-{
-    return stop_asked > 1;
 }
 
 static void on_notice(void *user)
@@ -133,12 +138,14 @@ static enum err check_files(struct run *r, struct err_msg *why)
 {
     struct lines *lines = NULL;
     struct stat in, out;
-    enum err e = lines_open(r->o.input, LINES_MAX_BYTES, &lines, why);
+    bool there = stat(r->o.input, &in) == 0;
+    enum err e = ERR_OK;
+    if (!there || !S_ISFIFO(in.st_mode)) /* who writes into a pipe would lose its reader */
+        e = lines_open(r->o.input, LINES_MAX_BYTES, &lines, why);
     if (e != ERR_OK)
         return e;
     lines_close(&lines);
-    if (stat(r->o.input, &in) == 0 && stat(r->o.output, &out) == 0 && in.st_dev == out.st_dev &&
-        in.st_ino == out.st_ino)
+    if (there && stat(r->o.output, &out) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
         return err_set(why, ERR_USAGE, "%s is the input and the output: choose another output",
                        r->o.output);
     return results_check_path(r->o.output, why);
@@ -149,13 +156,17 @@ static enum err check_model(struct run *r, struct err_msg *why)
 {
     struct model *m = NULL;
     struct chat_template *t = NULL;
+    struct tokenizer *tokenizer = NULL;
     const char *name = strrchr(r->o.model, '/');
     enum err e = model_open(r->o.model, &m, why);
     if (e != ERR_OK && strstr(why->text, name != NULL ? name + 1 : r->o.model) == NULL)
         return err_prefix(why, e, "%s", r->o.model);
     if (e != ERR_OK)
         return e;
-    if (r->o.chat_template != NULL)
+    /* also before the options are in the ledger, where others would be another run's */
+    e = tokenizer_create(m->gguf, r->o.pre_tokenizer, &tokenizer, why);
+    tokenizer_destroy(&tokenizer);
+    if (e == ERR_OK && r->o.chat_template != NULL)
         e = chat_template_create(m->gguf, r->o.chat_template, &t, why);
     chat_template_destroy(&t);
     if (e == ERR_OK) {
@@ -262,6 +273,39 @@ static void on_submitted(void *user, uint64_t lines)
     progress_show(&r->progress, &so_far, clock_mono_ns());
 }
 
+static const char *folder_name(const struct run *r)
+{
+    const char *slash = strrchr(r->dir.path, '/');
+    return slash != NULL ? slash + 1 : r->dir.path;
+}
+
+/* An output's folder has the run on one input. What is undone of another one would take its part of
+ * the device, and the answers to another one would be replaced. */
+static enum err check_batch(struct run *r, struct err_msg *why)
+{
+    struct msg m = {.type = MSG_TYPE_STATUS};
+    const struct msg *reply = NULL;
+    enum err e = link_call(&r->link, &m, MSG_TYPE_STATUS_OK, &reply, why);
+    if (e != ERR_OK)
+        return e;
+    for (size_t i = 0; i < reply->status_ok.batches.count; i++) {
+        const struct rec_BATCH *b = &reply->status_ok.batches.items[i];
+        bool done = link_batch_complete(b), newest = i + 1 == reply->status_ok.batches.count;
+        if (str_eq(b->batch, str_of(r->batch)) || (done && (!newest || r->o.overwrite)))
+            continue;
+        if (done)
+            return err_set(why, ERR_CONFLICT,
+                           "%s: its folder has a run on \"%.*s\", now it is \"%s\": choose another "
+                           "output, or say --overwrite",
+                           r->o.output, STR_ARG(b->batch), r->batch);
+        return err_set(why, ERR_CONFLICT,
+                       "%s: its folder has an unfinished run on \"%.*s\", now it is \"%s\": choose "
+                       "another output, or remove the folder %.120s to begin anew",
+                       r->o.output, STR_ARG(b->batch), r->batch, folder_name(r));
+    }
+    return ERR_OK;
+}
+
 static enum err submit(struct run *r, struct err_msg *why)
 {
     struct submit_options s = {
@@ -277,11 +321,14 @@ static enum err submit(struct run *r, struct err_msg *why)
     };
     bool existed = false;
     const struct rec_BATCH *b = NULL;
-    const char *folder = strrchr(r->dir.path, '/');
     snprintf(r->otherwise, sizeof r->otherwise,
              "restore it, use another output file, or remove the folder %.120s to begin anew",
-             folder != NULL ? folder + 1 : r->dir.path);
-    enum err e = submit_open(&r->link, &s, &existed, &r->complete_before, why);
+             folder_name(r));
+    enum err e = check_batch(r, why);
+    if (e == ERR_OK)
+        e = submit_open(&r->link, &s, &existed, &r->complete_before, NULL, why);
+    r->link.command = "run";
+    r->link.patient = true;
     if (e == ERR_OK && existed) {
         e = link_status(&r->link, r->batch, &b, why);
         if (e == ERR_OK) {
@@ -328,6 +375,7 @@ static enum err fetch_new(struct run *r, struct err_msg *why)
 
 static enum err follow(struct run *r, struct err_msg *why)
 {
+    uint64_t finished = 0;
     for (;;) {
         const struct rec_BATCH *b = NULL;
         enum err e = link_status(&r->link, r->batch, &b, why);
@@ -337,6 +385,9 @@ static enum err follow(struct run *r, struct err_msg *why)
         if (complete)
             return ERR_OK;
         progress_show(&r->progress, b, clock_mono_ns());
+        if (link_batch_finished(b) > finished)
+            children_do_well(r->children);
+        finished = link_batch_finished(b);
         e = fetch_new(r, why);
         if (e == ERR_OK)
             e = look_after(r, POLL_MS, why);
@@ -346,6 +397,22 @@ static enum err follow(struct run *r, struct err_msg *why)
 }
 
 /* ---- the end ---- */
+
+/* While the workers are there. The run is done: without this nothing is missing. */
+static void note_devices(struct run *r)
+{
+    struct msg m = {.type = MSG_TYPE_STATUS};
+    const struct msg *reply = NULL;
+    size_t size = 0;
+    m.status.batch = str_of(r->batch);
+    if (link_call(&r->link, &m, MSG_TYPE_STATUS_OK, &reply, NULL) != ERR_OK)
+        return;
+    FILE *out = open_memstream(&r->devices, &size);
+    if (out == NULL)
+        return;
+    report_devices(out, &reply->status_ok);
+    fclose(out);
+}
 
 static void print_summary(const struct run *r)
 {
@@ -367,6 +434,8 @@ static void print_summary(const struct run *r)
     if (c->failed + c->cancelled > c->reasons_count)
         printf("  ... and %" PRIu64 " more without an answer\n",
                c->failed + c->cancelled - c->reasons_count);
+    report_energy(stdout, c);
+    fputs(r->devices != NULL ? r->devices : "", stdout);
     printf("results: %s\nledger and logs: %s\n", r->o.output, r->dir.path);
 }
 
@@ -377,7 +446,7 @@ static enum err work(struct run *r, struct err_msg *why)
     if (e == ERR_OK)
         e = start_broker(r, why);
     if (e == ERR_OK)
-        e = link_open(&r->link, r->dir.endpoint, why);
+        e = link_open(&r->link, r->dir.endpoint, NULL, why);
     if (e == ERR_OK)
         e = submit(r, why);
     if (e == ERR_OK)
@@ -388,6 +457,7 @@ static enum err work(struct run *r, struct err_msg *why)
     if (e == ERR_OK) {
         partial_close(&r->partial, true);
         unlink(r->dir.partial); /* of an earlier run */
+        note_devices(r);
     }
     return e;
 }
@@ -421,10 +491,14 @@ int cmd_run(int argc, char **argv)
         free(r);
         return code;
     }
+    unsetenv("NOTIFY_SOCKET"); /* should this be a service: its broker and workers are none */
     r->dir.lock_fd = -1;
     r->started_ns = clock_mono_ns();
-    r->link = (struct link){
-        .first_slice_ms = CALL_SLICE_MS, .timeout_ms = CALL_TIMEOUT_MS, .pump = pump, .user = r};
+    r->link = (struct link){.timeout_ms = CALL_TIMEOUT_MS,
+                            .slow_ms = CALL_SLOW_MS,
+                            .progress = &r->progress,
+                            .pump = pump,
+                            .user = r};
     progress_start(&r->progress, isatty(STDERR_FILENO) == 1);
     if (r->o.batch != NULL)
         snprintf(r->batch, sizeof r->batch, "%s", r->o.batch);
@@ -443,13 +517,19 @@ int cmd_run(int argc, char **argv)
     }
     partial_close(&r->partial, false);
     link_close(&r->link);
+    if (e == ERR_CANCELLED)
+        fprintf(stderr,
+                "octoflow run: stopping; answers that take less than %s s more are "
+                "finished. Ctrl-C again stops at once.\n",
+                drain_s);
     if (r->children != NULL)
-        children_stop(r->children, STOP_GRACE_MS, hurry);
+        children_stop(r->children, STOP_GRACE_MS);
     for (int i = 0; i < CHILDREN_MAX; i++)
         pids[i] = 0;
     children_destroy(&r->children);
     code = finish(r, e, &why);
     rundir_close(&r->dir);
+    free(r->devices);
     free(r);
     return code;
 }

@@ -23,7 +23,7 @@ static const struct option table[] = {
     {"overwrite", 0, OPTION_FLAG, AT(overwrite),
      .help = "replace OUT.jsonl although it is not from an earlier run of this command"},
     {"max-attempts", 0, OPTION_INT, AT(max_attempts), .min = 1, .max = 100, .arg = "N",
-     .help = "a line fails after this many workers died while they held it (default 3)"},
+     .help = "a line fails when the worker died this often while it ran there alone (default 3)"},
     {"Lines that do not say", .type = OPTION_SECTION},
     {"max-tokens", 0, OPTION_INT, AT(max_tokens), .min = 1, .max = 1e9, .arg = "N",
      .help = "most tokens of an answer; it also ends where the context ends (default 2048)"},
@@ -47,13 +47,19 @@ static const struct option table[] = {
     {"pre-tokenizer", 0, OPTION_STRING, AT(pre_tokenizer), .arg = "NAME",
      .help = "pre-tokenizer instead of the model's: see octoflow tokenize --help"},
     {"Heat and power", .type = OPTION_SECTION},
-    {"governor", 0, OPTION_STRING, AT(governor), .arg = "MODE",
-     .help = "ramp: rest longer the closer a GPU comes to its target; off: never rest (default "
-             "ramp)"},
+    {"governor", 0, OPTION_STRING, AT(governor), .arg = "LAW",
+     .help = "pi: hold a GPU at its target by resting as long as it takes; ramp: rest longer the "
+             "closer it comes to its target; off: never rest (default pi)"},
     {"target-c", 0, OPTION_FLOAT, AT(target_c), .min = 30, .max = 110, .arg = "CELSIUS",
      .help = "temperature a GPU stays below (default 75)"},
+    {"max-watts", 0, OPTION_FLOAT, AT(max_watts), .min = 0, .max = 100000, .arg = "WATTS",
+     .help = "most a GPU takes on average (default 0: as the card has it)"},
+    {"quiet-hours", 0, OPTION_STRING, AT(quiet_hours), .arg = "TIMES",
+     .help = "other limits at times of the day, like 22:00-07:00=70C/200W/50%,12:00-13:00=60C: "
+             "target, most watts, most of the time it may work (default none)"},
     {"sensor", 0, OPTION_STRING, AT(sensor), .arg = "WHICH",
-     .help = "auto, none, nvml, or fake:FILE (default auto)"},
+     .help = "auto, nvml, nvidia-smi, sysfs, cpu, none or fake:FILE (default auto; "
+             "docs/sensors.md)"},
     {"When something is wrong", .type = OPTION_SECTION},
     {"log-level", 0, OPTION_STRING, AT(log_level), .arg = "LEVEL",
      .help = "error, warn, info or debug, of the logs in OUT.jsonl.octoflow (default info)"},
@@ -97,11 +103,11 @@ int run_options_parse(int argc, char **argv, struct run_options *ret)
     enum err e = ERR_OK;
     if (o.model == NULL)
         e = err_set(&why, ERR_USAGE, "--model is missing: expected -m MODEL.gguf");
-    else if (o.output == NULL || strcmp(o.output, "-") == 0)
+    else if (o.output == NULL || o.output[0] == '\0' || strcmp(o.output, "-") == 0)
         e = err_set(&why, ERR_USAGE, "--output is missing: expected -o OUT.jsonl, a file");
-    else if (o.governor != NULL && strcmp(o.governor, "ramp") != 0 &&
-             strcmp(o.governor, "off") != 0)
-        e = err_set(&why, ERR_USAGE, "--governor: \"%s\", expected ramp or off", o.governor);
+    else if (o.governor != NULL && strcmp(o.governor, "pi") != 0 &&
+             strcmp(o.governor, "ramp") != 0 && strcmp(o.governor, "off") != 0)
+        e = err_set(&why, ERR_USAGE, "--governor: \"%s\", expected pi, ramp or off", o.governor);
     else if (o.batch != NULL && (o.batch[0] == '\0' || strlen(o.batch) > PROTO_MAX_ID_BYTES))
         e = err_set(&why, ERR_USAGE, "--batch: expected 1 to %d bytes", PROTO_MAX_ID_BYTES);
     if (e != ERR_OK)
@@ -131,8 +137,16 @@ void run_options_worker_args(const struct run_options *o, struct run_worker_args
         snprintf(store->numbers[i], sizeof store->numbers[i], "%" PRId64, numbers[i].value);
         add(spec, at, numbers[i].flag, numbers[i].value > 0 ? store->numbers[i] : NULL);
     }
-    snprintf(store->numbers[3], sizeof store->numbers[3], "%.17g", o->target_c);
-    add(spec, at, "--target-c", o->target_c > 0 ? store->numbers[3] : NULL);
+    const struct {
+        const char *flag;
+        double value;
+    } limits[] = {{"--target-c", o->target_c}, {"--max-watts", o->max_watts}};
+    for (size_t i = 0; i < ARRAY_LEN(limits); i++) {
+        char *text = store->numbers[ARRAY_LEN(numbers) + i];
+        snprintf(text, sizeof store->numbers[0], "%.17g", limits[i].value);
+        add(spec, at, limits[i].flag, limits[i].value > 0 ? text : NULL);
+    }
+    add(spec, at, "--quiet-hours", o->quiet_hours);
     add(spec, at, "--governor", o->governor);
     add(spec, at, "--sensor", o->sensor);
     add(spec, at, "--chat-template", o->chat_template);

@@ -9,10 +9,11 @@
 
 struct run_options {
     const char *input, *model, *output, *batch;
-    const char *device, *chat_template, *pre_tokenizer, *governor, *sensor, *log_level;
+    const char *device, *chat_template, *pre_tokenizer, *governor, *quiet_hours;
+    const char *sensor, *log_level;
     int64_t max_tokens, seed, max_attempts;
     int64_t max_jobs, ctx, kv_tokens; /* 0: the worker's choice */
-    double target_c;                  /* 0: the worker's */
+    double target_c, max_watts;       /* 0: the worker's */
     bool overwrite, no_prefix_cache, validate;
 };
 
@@ -20,7 +21,7 @@ struct run_options {
 int run_options_parse(int argc, char **argv, struct run_options *ret);
 
 struct run_worker_args {
-    char numbers[4][32]; /* what spec->args points to */
+    char numbers[5][32]; /* what spec->args points to */
 };
 /* Appends the worker's options to spec->args, from *at on. */
 void run_options_worker_args(const struct run_options *o, struct run_worker_args *store,

@@ -48,7 +48,7 @@ void submit_batch_name(const char *path, char ret[PROTO_MAX_ID_BYTES + 1])
 }
 
 enum err submit_open(struct link *l, const struct submit_options *o, bool *ret_existed,
-                     bool *ret_complete, struct err_msg *why)
+                     bool *ret_complete, struct err_msg *ret_warning, struct err_msg *why)
 {
     char hash[33];
     const struct msg *reply = NULL;
@@ -56,7 +56,8 @@ enum err submit_open(struct link *l, const struct submit_options *o, bool *ret_e
     hash128_hex(o->shaping, strlen(o->shaping), hash);
     m.batch_new.batch = str_of(o->batch);
     m.batch_new.model = str_of(o->model);
-    m.batch_new.priority = o->priority;
+    m.batch_new.client = str_of(o->client);
+    PROTO_COPY(SCHEDULE_FIELDS, &m.batch_new, &o->schedule);
     m.batch_new.max_attempts = o->max_attempts;
     m.batch_new.options_hash = str_of(hash);
     m.batch_new.options_text = str_of(o->shaping);
@@ -70,6 +71,7 @@ enum err submit_open(struct link *l, const struct submit_options *o, bool *ret_e
     *ret_existed = reply->batch_ok.existed;
     *ret_complete = reply->batch_ok.existed && reply->batch_ok.batches.count == 1 &&
                     link_batch_complete(&reply->batch_ok.batches.items[0]);
+    err_set(ret_warning, ERR_OK, "%.*s", STR_ARG(reply->batch_ok.warning));
     return ERR_OK;
 }
 
@@ -144,7 +146,9 @@ static enum err add_line(struct submitter *s, const struct line *line)
         c->hashes_count += p->hashes_count;
         c->lines[c->count++] = (struct rec_LINE){.line = line->number, .hash = line->hash};
         s->counts.lines++;
-        s->counts.refused += p->refused;
+        if (p->refused && s->counts.refused++ == 0)
+            err_set(&s->counts.first_refusal, ERR_FORMAT, "line %" PRIu64 ": %.*s", line->number,
+                    STR_ARG(r.refusal.error_message));
     }
     request_free(&r);
     return e;
@@ -162,10 +166,37 @@ static enum err conflict(struct submitter *s, struct err_msg *why)
     return err_set(why, ERR_CONFLICT, "%s: %.250s; %s", s->o->path, said.text, s->o->otherwise);
 }
 
+/* Lines that are too many for the broker's whole quota go in smaller pieces. */
+static enum err send_lines(struct submitter *s, struct rec_LINE *lines, size_t count,
+                           struct err_msg *why)
+{
+    for (size_t at = 0, most = count; at < count;) {
+        const struct msg *reply = NULL;
+        struct msg m = {.type = MSG_TYPE_SUBMIT};
+        m.submit.batch = str_of(s->o->batch);
+        m.submit.lines.items = lines + at;
+        m.submit.lines.count = count - at < most ? count - at : most;
+        enum err e = link_call(s->link, &m, MSG_TYPE_SUBMIT_OK, &reply, why);
+        if (e == ERR_RANGE && m.submit.lines.count > 1) {
+            most = m.submit.lines.count / 2;
+            continue;
+        }
+        if (e == ERR_RANGE)
+            return err_prefix(why, e, "%s:%" PRIu64, s->o->path, lines[at].line);
+        if (e == ERR_CONFLICT)
+            return conflict(s, why);
+        if (e != ERR_OK)
+            return e;
+        s->counts.accepted += reply->submit_ok.accepted;
+        s->counts.duplicates += reply->submit_ok.duplicates;
+        at += m.submit.lines.count;
+    }
+    return ERR_OK;
+}
+
 static enum err send_chunk(struct submitter *s, struct err_msg *why)
 {
     struct chunk *c = s->chunk;
-    const struct msg *reply = NULL;
     if (c->count == 0)
         return ERR_OK;
     for (size_t i = 0; i < c->count; i++) {
@@ -179,17 +210,9 @@ static enum err send_chunk(struct submitter *s, struct err_msg *why)
             line->body = body;
         line->prefix_hashes = (struct u64s){c->hashes + p->hashes_at, p->hashes_count};
     }
-    struct msg m = {.type = MSG_TYPE_SUBMIT};
-    m.submit.batch = str_of(s->o->batch);
-    m.submit.lines.items = c->lines;
-    m.submit.lines.count = c->count;
-    enum err e = link_call(s->link, &m, MSG_TYPE_SUBMIT_OK, &reply, why);
-    if (e == ERR_CONFLICT)
-        return conflict(s, why);
+    enum err e = send_lines(s, c->lines, c->count, why);
     if (e != ERR_OK)
         return e;
-    s->counts.accepted += reply->submit_ok.accepted;
-    s->counts.duplicates += reply->submit_ok.duplicates;
     c->count = 0;
     c->hashes_count = 0;
     buf_clear(&c->bytes);
@@ -208,6 +231,19 @@ static enum err send_seal(struct submitter *s, struct err_msg *why)
     return e == ERR_CONFLICT ? conflict(s, why) : e;
 }
 
+static enum err look_around(struct submitter *s, struct err_msg *why)
+{
+    return s->link->pump != NULL ? s->link->pump(s->link->user, why) : ERR_OK;
+}
+
+/* Whoever writes into our pipe takes his time: what came is for the workers. */
+static enum err while_waiting(void *user, struct err_msg *why)
+{
+    struct submitter *s = user;
+    enum err e = look_around(s, why);
+    return e == ERR_OK ? send_chunk(s, why) : e;
+}
+
 static enum err send_all(struct submitter *s, struct lines *lines, struct err_msg *why)
 {
     struct line line;
@@ -222,13 +258,16 @@ static enum err send_all(struct submitter *s, struct lines *lines, struct err_ms
             return err_set(why, e, "%s:%" PRIu64 ": %s", s->o->path, line.number, err_name(e));
         if (s->chunk->count == CHUNK_LINES || s->chunk->bytes.len >= CHUNK_BYTES) {
             e = send_chunk(s, why);
-            if (e == ERR_OK && s->link->pump != NULL)
-                e = s->link->pump(s->link->user, why);
+            if (e == ERR_OK)
+                e = look_around(s, why);
             if (e != ERR_OK)
                 return e;
         }
     }
-    enum err e = send_chunk(s, why);
+    /* Ctrl-C may have ended who writes into our pipe as well: that is not the input's end. */
+    enum err e = look_around(s, why);
+    if (e == ERR_OK)
+        e = send_chunk(s, why);
     return e == ERR_OK ? send_seal(s, why) : e;
 }
 
@@ -245,6 +284,7 @@ enum err submit_lines(struct link *l, const struct submit_options *o, struct sub
         s.chunk->hashes = calloc(CHUNK_LINES * 64, sizeof *s.chunk->hashes);
     if (s.chunk == NULL || s.chunk->hashes == NULL)
         e = err_set(why, ERR_NOMEM, "%s: out of memory", o->path);
+    lines_while_waiting(lines, while_waiting, &s);
     if (e == ERR_OK)
         e = send_all(&s, lines, why);
     if (e == ERR_OK)

@@ -10,9 +10,11 @@
 struct submit_options {
     const char *path; /* "-": standard input */
     const char *batch;
+    const char *client;  /* whose quota it counts for; NULL: nobody's in particular */
     const char *model;   /* name or hash the batch asks for; "": any */
     const char *shaping; /* all that shapes the outputs, for people; its hash guards a resume */
-    uint64_t priority, max_attempts; /* 0: the broker's */
+    struct rec_SCHEDULE schedule; /* of a batch that is not there yet */
+    uint64_t max_attempts;        /* 0: the broker's */
     struct request_options request;
     const char *otherwise; /* what to do about a conflict, ends its message */
     /* Called after each chunk; may be NULL. */
@@ -22,12 +24,15 @@ struct submit_options {
 
 struct submit_counts {
     uint64_t lines, accepted, duplicates;
-    uint64_t refused; /* of lines: not valid */
+    uint64_t refused;             /* of lines: not valid */
+    struct err_msg first_refusal; /* "line 2: ..." */
 };
 
-/* BATCH_NEW. *ret_complete: it was there, and nothing is left to do. */
+/* BATCH_NEW. *ret_complete: it was there, and nothing is left to do. *ret_warning: may be NULL;
+ * why nobody could run it now; "": nothing is known. */
 enum err submit_open(struct link *l, const struct submit_options *o, bool *ret_existed,
-                     bool *ret_complete, struct err_msg *why) MUST_CHECK;
+                     bool *ret_complete, struct err_msg *ret_warning,
+                     struct err_msg *why) MUST_CHECK;
 /* SUBMIT all lines, then SEAL. ERR_CONFLICT: "FILE:LINE: ..." says which line is not what it was.
  */
 enum err submit_lines(struct link *l, const struct submit_options *o, struct submit_counts *ret,

@@ -10,7 +10,8 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PAGE = os.path.join(HERE, "options.md")
-COMMANDS = ["run", "submit", "status", "results", "cancel", "inspect", "tokenize", "detokenize"]
+COMMANDS = ["run", "submit", "status", "workers", "models", "top", "events", "backup", "results", "cancel", "keygen",
+            "inspect", "tokenize", "detokenize"]
 HEAD = """# Options
 
 What each program says to `--help`. Written by `docs/make_options.py build`; a test checks that it is up to date.

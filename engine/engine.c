@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "engine/chunk.h"
 #include "engine/engine_impl.h"
 #include "octo_build.h"
 
@@ -37,6 +38,22 @@ static enum err upload_angles(struct engine *e, const struct model_rope *r, stru
     return bad;
 }
 
+/* Chains, where the device does them right. */
+static enum err create_chain(struct engine *e, struct err_msg *why)
+{
+    enum err r = gpu_chain_create(e->gpu, why);
+    if (r == ERR_OK)
+        r = matrix_check_chain(e->matrix, e->gpu, why);
+    e->info.chains = r == ERR_OK;
+    if (r != ERR_UNSUPPORTED)
+        return r;
+    log_warn("barriers between dispatches instead of chains, and slower with few sequences: %s "
+             "device=\"%s\" driver=\"%s\"",
+             why->text, e->info.device.name, e->info.device.driver);
+    gpu_chain_destroy(e->gpu);
+    return ERR_OK;
+}
+
 /* The matrix family, where it can be; units that are not as expected cost speed, never a start. */
 static enum err create_matrix(struct engine *e, struct err_msg *why)
 {
@@ -51,6 +68,10 @@ static enum err create_matrix(struct engine *e, struct err_msg *why)
         e->options.family = ENGINE_PLAIN;
         return ERR_OK;
     }
+    if (r == ERR_OK)
+        r = create_chain(e, &other);
+    if (r == ERR_OK)
+        matrix_tune(e->matrix, &e->tuning);
     return r == ERR_OK ? r : err_set(why, r, "%s", other.text);
 }
 
@@ -89,6 +110,20 @@ static enum err create_buffers(struct engine *e, struct err_msg *why)
     return ERR_OK;
 }
 
+/* As kernel_sample() wants it before its first run. */
+static enum err clear_scratch(struct engine *e, struct err_msg *why)
+{
+    uint64_t bytes = e->sample_scratch.bytes;
+    if (bytes == 0)
+        return ERR_OK;
+    void *zeros = calloc(1, bytes);
+    if (zeros == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for the sampler");
+    enum err r = gpu_upload(e->gpu, &e->sample_scratch, 0, zeros, bytes, why);
+    free(zeros);
+    return r;
+}
+
 static enum err create_kv(struct engine *e, struct err_msg *why)
 {
     uint32_t pages = 0;
@@ -117,11 +152,12 @@ static enum err create_sequences(struct engine *e, struct err_msg *why)
     e->slots = calloc(n, sizeof *e->slots);
     e->order = calloc(n, sizeof *e->order);
     e->events = calloc(n, sizeof *e->events);
+    e->shares = calloc(n, sizeof *e->shares);
     e->plan.rows = calloc(e->max_rows, sizeof *e->plan.rows);
     e->flight.rows = calloc(e->max_rows, sizeof *e->flight.rows);
     e->flight.half = 1;
-    if (e->slots == NULL || e->order == NULL || e->events == NULL || e->plan.rows == NULL ||
-        e->flight.rows == NULL)
+    if (e->slots == NULL || e->order == NULL || e->events == NULL || e->shares == NULL ||
+        e->plan.rows == NULL || e->flight.rows == NULL)
         return err_set(why, ERR_NOMEM, "out of memory for %u sequences", n);
     for (uint32_t i = 0; i < n; i++) {
         struct sequence *s = &e->slots[i];
@@ -154,8 +190,12 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
         return err_set(why, ERR_NOMEM, "out of memory");
     e->model = m;
     e->options = *o;
-    struct gpu_options gpu = {
-        .device_index = o->device_index, .validate = o->validate, .cache_dir = o->cache_dir};
+    e->options.tuning = NULL;
+    e->tuning = o->tuning != NULL ? *o->tuning : tuning_defaults();
+    struct gpu_options gpu = {.device_index = o->device_index,
+                              .validate = o->validate,
+                              .cache_dir = o->cache_dir,
+                              .timeout_s = o->timeout_s};
     enum err r = gpu_create(&gpu, &e->gpu, why);
     if (r != ERR_OK)
         goto fail;
@@ -163,10 +203,15 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
     if (r != ERR_OK)
         goto fail;
+    kernels_set_sample_parts(e->kernels, e->tuning.sample_parts);
     r = create_matrix(e, why);
     if (r != ERR_OK)
         goto fail;
     memory_size_step(e);
+    e->chunk = e->info.chunk_tokens;
+    e->decodes = e->info.max_seqs;
+    if (o->step_ms > 0)
+        e->chunk = (uint32_t)min_u64(e->chunk, CHUNK_FIRST);
     name_numeric_class(e);
     r = weights_load(&e->weights, e->gpu, m, why);
     if (r == ERR_OK && e->matrix != NULL)
@@ -177,6 +222,8 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
         r = upload_angles(e, &m->rope_local, &e->angles_local, why);
     if (r == ERR_OK)
         r = create_buffers(e, why);
+    if (r == ERR_OK)
+        r = clear_scratch(e, why);
     if (r == ERR_OK)
         r = create_kv(e, why);
     if (r == ERR_OK)
@@ -210,6 +257,8 @@ void engine_destroy(struct engine **e_ptr)
                                         &e->step_host[0],
                                         &e->step_host[1],
                                         &e->step_device,
+                                        &e->step_direct[0],
+                                        &e->step_direct[1],
                                         &e->x,
                                         &e->normed,
                                         &e->qkv,
@@ -221,6 +270,7 @@ void engine_destroy(struct engine **e_ptr)
                                         &e->gate_up,
                                         &e->hidden,
                                         &e->logits,
+                                        &e->sample_scratch,
                                         &e->tokens_device,
                                         &e->tokens_host[0],
                                         &e->tokens_host[1],
@@ -248,6 +298,7 @@ void engine_destroy(struct engine **e_ptr)
     free(e->slots);
     free(e->order);
     free(e->events);
+    free(e->shares);
     free(e->plan.rows);
     free(e->flight.rows);
     free(e);

@@ -19,6 +19,7 @@
 
 #include "base/err.h"
 #include "engine/gpu.h"
+#include "engine/tuning.h"
 #include "model/model.h"
 
 struct engine;
@@ -42,8 +43,12 @@ struct engine_options {
     uint32_t chunk_tokens; /* most prompt tokens in a step; 0: by device */
     bool no_prefix_cache;
     enum engine_family family;
-    bool no_tiles; /* matrix family: read weights as the file has them, whatever fits */
-    bool profile;  /* time stamps between kernels: engine_profile() */
+    bool no_tiles;      /* matrix family: read weights as the file has them, whatever fits */
+    uint32_t timeout_s; /* as gpu_options' */
+    uint32_t step_ms;   /* a step has so many prompt rows that it takes about this long, and so many
+                           others that it takes at most twice this; 0: chunk_tokens, max_seqs */
+    bool profile;       /* time stamps between kernels: engine_profile() */
+    const struct tuning *tuning; /* NULL: the defaults; read by engine_create() only */
     engine_logits_fn *logits_fn;
     void *logits_user;
     bool logits_all; /* logits_fn gets every prompt position, not only those that sample */
@@ -59,6 +64,7 @@ struct engine_info {
     uint32_t chunk_tokens;
     uint64_t kv_tokens;    /* size of the KV cache */
     bool matrix;           /* the matrix family runs */
+    bool chains;           /* dispatches of small steps wait for each other in the shader */
     uint64_t weight_bytes; /* on the device */
     uint64_t tiles_bytes;  /* of f16 copies beside them */
     uint64_t kv_bytes;
@@ -146,9 +152,17 @@ struct engine_event {
     uint32_t top_count;                     /* of them: the request's, or the vocabulary's size */
 };
 
+/* A sequence's part of a step. One that was removed since, or had ended, has none. */
+struct engine_share {
+    uint64_t id;
+    uint32_t prefill_tokens, decode_tokens;
+};
+
 struct engine_step_stats {
     uint32_t prefill_tokens; /* computed in this step */
     uint32_t decode_tokens;
+    const struct engine_share *shares; /* valid until the next call */
+    size_t shares_count;
     uint32_t running, waiting; /* sequences after the step */
     uint64_t gpu_ns;           /* time on the device (0: no time stamps) */
     uint64_t wall_ns;          /* of the call */

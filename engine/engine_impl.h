@@ -134,6 +134,7 @@ struct weights {
 struct engine {
     const struct model *model;
     struct engine_options options;
+    struct tuning tuning;
     struct engine_info info;
     struct gpu *gpu;
     struct kernels *kernels;
@@ -142,6 +143,8 @@ struct engine {
 
     /* Sizes. */
     uint32_t max_rows;       /* rows a step */
+    uint32_t chunk;          /* most prompt rows of the next one */
+    uint32_t decodes;        /* most other rows of it */
     uint32_t max_logit_rows; /* rows of one head pass */
     uint32_t max_edits;      /* a step: at least those of one longest sequence */
     uint32_t pages_stride;   /* pages of a longest sequence */
@@ -152,13 +155,16 @@ struct engine {
     struct gpu_buffer *kv_buffers; /* [n_layer] */
     struct gpu_buffer angles, angles_local;
     struct gpu_buffer step_host[2], step_device; /* [2]: by plan.half */
+    struct gpu_buffer step_direct[2];            /* tuning.direct_input: instead of step_device */
+    uint64_t step_input;                         /* where the step at hand has its input */
     struct gpu_buffer x, normed, qkv, attn, gate_up, hidden;
     /* Matrix family: f16 row tiles [max_rows][n_embd], [n_head * head_size], [n_ff]; q as f16 rows.
      */
     struct gpu_buffer embd_tiles, attn_tiles, ff_tiles, q;
     struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
-    struct gpu_buffer logits;                            /* [max_logit_rows][n_vocab] */
-    struct gpu_buffer tokens_device, tokens_host[2];     /* uint [max_rows]: sampled ids */
+    struct gpu_buffer logits;                        /* [max_logit_rows][n_vocab] */
+    struct gpu_buffer sample_scratch;                /* kernel_sample()'s, zeros between steps */
+    struct gpu_buffer tokens_device, tokens_host[2]; /* uint [max_rows]: sampled ids */
     struct gpu_buffer logprobs_device, logprobs_host[2]; /* struct logprob_row [max_rows] */
     struct gpu_buffer logits_host; /* only with logits_fn: [max_rows][n_vocab] */
 
@@ -169,12 +175,14 @@ struct engine {
     uint32_t live;
     uint64_t arrivals;
     uint64_t preemptions;
-    struct plan plan;   /* the step being built */
-    struct plan flight; /* the one submitted before it; rows_count 0: none */
-    struct engine_event *events;
+    struct plan plan;               /* the step being built */
+    struct plan flight;             /* the one submitted before it; rows_count 0: none */
+    struct engine_event *events;    /* [max_seqs] */
+    struct engine_share *shares;    /* [max_seqs] */
     uint32_t step_stride;           /* of the step being built: of its page table */
     uint32_t logit_rows;            /* of it */
     uint32_t edits_count;           /* written for it */
+    uint32_t draw_rows;             /* of logit_rows: not greedy */
     uint32_t logprob_rows;          /* of logit_rows */
     uint32_t tasks_few, tasks_many; /* attention's, few first */
     struct engine_profile_row profile[PROFILE_ROWS];

@@ -111,7 +111,7 @@ static void project_qkv(struct engine *e, const struct layer_weights *l, uint32_
 static void attention(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     const struct model *m = e->model;
-    uint64_t step = e->step_device.address;
+    uint64_t step = e->step_input;
     struct push_rope rope = {.qkv = e->qkv.address,
                              .angles = l->local ? e->angles_local.address : e->angles.address,
                              .pos = step + e->layout.pos,
@@ -239,12 +239,13 @@ void forward_mixture_of_experts(struct engine *e, const struct layer_weights *l,
  * logits as they came from the model: what bias and penalties changed is put back before. */
 static void sample(struct engine *e, uint32_t first, uint32_t count)
 {
-    uint64_t step = e->step_device.address;
+    uint64_t step = e->step_input;
     struct push_sample draw = {.logits = e->logits.address,
                                .params =
                                    step + e->layout.samples + first * sizeof(struct sample_row),
                                .banned = step + e->layout.banned,
                                .out = e->tokens_device.address + first * sizeof(uint32_t),
+                               .scratch = e->sample_scratch.address,
                                .rows = count,
                                .n_vocab = e->model->n_vocab};
     struct push_edit_logits edit = {.logits = draw.logits,
@@ -256,7 +257,7 @@ static void sample(struct engine *e, uint32_t first, uint32_t count)
         kernel_edit_logits(e->kernels, &edit);
         forward_stage(e, "sample");
     }
-    kernel_sample(e->kernels, &draw);
+    kernel_sample(e->kernels, &draw, e->draw_rows > 0);
     if (e->logprob_rows == 0)
         return;
     forward_stage(e, "sample");
@@ -279,7 +280,7 @@ static void sample(struct engine *e, uint32_t first, uint32_t count)
 static void head(struct engine *e)
 {
     const struct model *m = e->model;
-    uint64_t step = e->step_device.address;
+    uint64_t step = e->step_input;
     for (uint32_t first = 0; first < e->logit_rows; first += e->max_logit_rows) {
         uint32_t count = (uint32_t)min_u64(e->max_logit_rows, e->logit_rows - first);
         uint64_t idx = step + e->layout.logit_idx + first * sizeof(uint32_t);
@@ -331,8 +332,9 @@ void forward_record(struct engine *e)
     const struct model *m = e->model;
     uint32_t rows = e->plan.rows_count; /* R */
 
+    gpu_chain(e->gpu, rows <= e->tuning.chain_rows); /* more work hides a barrier */
     struct push_embed embed = {.table = e->weights.token_embd.address,
-                               .ids = e->step_device.address + e->layout.ids,
+                               .ids = e->step_input + e->layout.ids,
                                .drawn = e->tokens_device.address,
                                .out = e->x.address,
                                .rows = rows,

@@ -67,7 +67,7 @@ static void project_qkv(struct engine *e, const struct layer_weights *l, uint32_
 static void rotate(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     const struct model *m = e->model;
-    uint64_t step = e->step_device.address;
+    uint64_t step = e->step_input;
     struct push_matrix_rope rope = {.qkv = e->qkv.address,
                                     .q = e->q.address,
                                     .angles =
@@ -93,7 +93,7 @@ static void project_and_rotate(struct engine *e, const struct layer_weights *l, 
                                uint32_t rows)
 {
     const struct model *m = e->model;
-    uint64_t step = e->step_device.address;
+    uint64_t step = e->step_input;
     struct push_matrix_qkv p = {.a = norms ? e->x.address : e->embd_tiles.address,
                                 .norm = norms ? l->attn_norm.address : 0,
                                 .eps = m->rms_eps,
@@ -119,7 +119,7 @@ static void project_and_rotate(struct engine *e, const struct layer_weights *l, 
 static void attention(struct engine *e, const struct layer_weights *l)
 {
     const struct model *m = e->model;
-    uint64_t step = e->step_device.address;
+    uint64_t step = e->step_input;
     struct push_matrix_attention att = {.q = e->q.address,
                                         .pages = step + e->layout.pages,
                                         .kv = l->kv_address,

@@ -50,9 +50,15 @@ struct gpu_options {
                       printed to stderr */
     const char *cache_dir; /* compiled pipelines are kept there from start to start, a file for each
                               device and driver; made when needed; NULL: not kept */
+    uint32_t timeout_s;    /* how long a submission may take before the device is taken to hang;
+                              0: 30, a software device 3600 */
 };
 enum err gpu_create(const struct gpu_options *o, struct gpu **ret, struct err_msg *why) MUST_CHECK;
-void gpu_destroy(struct gpu **g); /* waits for the device; also works on a lost one */
+/* Waits for the device; also works on a lost one. What hangs is not freed. */
+void gpu_destroy(struct gpu **g);
+/* One of this process hung: it should end with _exit(), a driver's exit handlers might wait for it.
+ * For after gpu_destroy(). */
+bool gpu_any_hung(void);
 const struct gpu_device_info *gpu_info(const struct gpu *g);
 unsigned gpu_validation_errors(const struct gpu *g);
 /* Free bytes of device memory now (VK_EXT_memory_budget), 0 if the driver does not tell. */
@@ -63,6 +69,8 @@ double gpu_timestamp_ns(const struct gpu *g); /* length of one tick; 0: no times
 
 enum gpu_memory {
     GPU_DEVICE,  /* device-local; host-mapped too (mapped != NULL) where the device has no other */
+    GPU_SHARED,  /* device-local and mapped, coherent: for the host to write little by
+                    little; reading it is slow. ERR_DEVICE where there is none */
     GPU_UPLOAD,  /* host writes, device reads; mapped, coherent */
     GPU_READBACK /* device writes, host reads; mapped, coherent (cached where there is) */
 };
@@ -75,7 +83,8 @@ struct gpu_buffer {
 /* `what` names the buffer in errors and for debugging. Zeroed content is not promised. */
 enum err gpu_buffer_create(struct gpu *g, enum gpu_memory kind, uint64_t bytes, const char *what,
                            struct gpu_buffer *ret, struct err_msg *why) MUST_CHECK;
-/* Accepts a zeroed one. Waits for the device if anything is in flight. */
+/* Accepts a zeroed one. Waits for the device if anything is in flight; frees nothing of one that
+ * hangs. */
 void gpu_buffer_destroy(struct gpu *g, struct gpu_buffer *b);
 /* Copies host bytes into a device buffer, staged if it is not mapped, after waiting for all that is
  * in flight. Blocks. For loading, not for steps. */
@@ -94,6 +103,7 @@ struct gpu_pipeline_options {
     uint32_t push_bytes;
     const uint32_t *spec; /* specialization constants 0.. , all uint */
     uint32_t spec_count;
+    uint32_t chain_at; /* where PUSH_CHAIN begins in the push constants; 0: no part of chains */
 };
 enum err gpu_pipeline_create(struct gpu *g, const struct gpu_pipeline_options *o,
                              struct gpu_pipeline **ret, struct err_msg *why) MUST_CHECK;
@@ -119,6 +129,12 @@ void gpu_save_cache(struct gpu *g);
 /* Size of what is in cache_dir for this device; 0: nothing that could be used. */
 size_t gpu_cache_bytes(const struct gpu *g);
 
+/* Makes chains possible: gpu_chain(). After gpu_chain_destroy() they are not any more. */
+enum err gpu_chain_create(struct gpu *g, struct err_msg *why) MUST_CHECK;
+void gpu_chain_destroy(struct gpu *g);
+/* A wait in a chain was given up: that is why gpu_wait() failed. */
+bool gpu_chain_broken(const struct gpu *g);
+
 /* ---- recording: gpu_begin .. gpu_submit .. gpu_wait ----
  *
  * One command buffer is recorded at a time; up to GPU_FRAMES are in flight (submitted and not
@@ -131,6 +147,13 @@ void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint3
                   uint32_t z);
 /* What was dispatched before is finished and visible to what comes after. */
 void gpu_barrier(struct gpu *g);
+/* Chains: from here to the next call or the submission's end, a barrier between two dispatches
+ * whose pipelines have chain_at is none for the device: the later one's workgroups start early and
+ * wait in the shader (shaders/chain.glsl) until those of the earlier ones have counted themselves.
+ * That is right where a device starts the workgroups of dispatches in order, and pays where they
+ * are few: a barrier costs more than the work of a small dispatch. Without gpu_chain_create():
+ * nothing. */
+void gpu_chain(struct gpu *g, bool on);
 void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset,
               const struct gpu_buffer *dst, uint64_t dst_offset, uint64_t len);
 void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint64_t len,
@@ -138,7 +161,8 @@ void gpu_fill(struct gpu *g, const struct gpu_buffer *dst, uint64_t offset, uint
 /* A named time stamp (name: static storage); up to 1024 a command buffer, more are ignored. */
 void gpu_mark(struct gpu *g, const char *name);
 enum err gpu_submit(struct gpu *g, struct err_msg *why) MUST_CHECK;
-/* For the oldest one in flight; nothing in flight: returns at once. */
+/* For the oldest one in flight; nothing in flight: returns at once. At most the time that options
+ * gave: ERR_DEVICE then, and the device counts as hung. */
 enum err gpu_wait(struct gpu *g, struct err_msg *why) MUST_CHECK;
 uint32_t gpu_in_flight(const struct gpu *g);
 /* Marks of the last waited command buffer: time since the first mark. */

@@ -1,14 +1,11 @@
 /* The ring of command buffers: record, submit, wait, time stamps. */
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/size.h"
 #include "engine/gpu_impl.h"
-
-/* A step takes milliseconds. Longer than this, the device hangs. A CPU may take minutes for a step
- * of a large model. */
-static const uint64_t WAIT_NS = 300 * NS_PER_S, SOFTWARE_WAIT_NS = 3600 * NS_PER_S;
 
 static enum err init_frame(struct gpu *g, struct gpu_frame *f, struct err_msg *why)
 {
@@ -80,14 +77,15 @@ static void settle(struct gpu *g, bool transfer)
 {
     VkPipelineStageFlags dst = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
     VkAccessFlags access = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT;
-    if (!g->barrier_due && (!transfer || g->transfers_waited))
+    if (!g->barrier_due && !g->chain_open && (!transfer || g->transfers_waited))
         return;
     if (transfer) {
         dst |= VK_PIPELINE_STAGE_TRANSFER_BIT;
         access |= VK_ACCESS_TRANSFER_READ_BIT | VK_ACCESS_TRANSFER_WRITE_BIT;
     }
     memory_barrier(g, dst, access);
-    g->barrier_due = false;
+    g->barrier_due = g->chain_open = g->plain_open = false;
+    g->chain_after = g->chain_count;
     g->transfers_waited = transfer;
     g->transfers = false;
 }
@@ -103,6 +101,8 @@ enum err gpu_begin(struct gpu *g, struct err_msg *why)
     VK_TRY(vkBeginCommandBuffer, f->commands, &info);
     g->recording = true;
     g->bound = NULL;
+    g->chains = false;
+    g->chain_begin = g->chain_count;
     f->marks_count = 0;
     if (f->queries != VK_NULL_HANDLE)
         vkCmdResetQueryPool(f->commands, f->queries, 0, GPU_MAX_MARKS);
@@ -113,13 +113,40 @@ fail:
     return e;
 }
 
+/* Between two dispatches of a chain: the later one waits for what was before the barrier. */
+static void leave_to_shader(struct gpu *g)
+{
+    if (g->barrier_due) {
+        g->chain_after = g->chain_count;
+        g->chain_open = true;
+    }
+    g->barrier_due = false;
+}
+
+static const void *with_chain(const struct gpu *g, const struct gpu_pipeline *p, const void *push,
+                              bool chained, unsigned char filled[GPU_PUSH_MAX_BYTES])
+{
+    uint64_t state = chained ? g->chain.address : 0;
+    memcpy(filled, push, p->push_bytes);
+    memcpy(filled + p->chain_at, &state, sizeof state);
+    memcpy(filled + p->chain_at + sizeof state, &g->chain_after, sizeof g->chain_after);
+    return filled;
+}
+
 void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint32_t x, uint32_t y,
                   uint32_t z)
 {
     assert(g->recording);
+    unsigned char filled[GPU_PUSH_MAX_BYTES];
+    bool chained = p->chain_at != 0 && g->chain.address != 0 && g->chains;
     if (x == 0 || y == 0 || z == 0)
         return;
-    settle(g, false);
+    if (chained && !g->transfers && !g->plain_open)
+        leave_to_shader(g);
+    else
+        settle(g, false);
+    if (p->chain_at != 0)
+        push = with_chain(g, p, push, chained, filled);
     if (g->bound != p)
         vkCmdBindPipeline(current(g)->commands, VK_PIPELINE_BIND_POINT_COMPUTE, p->pipeline);
     g->bound = p;
@@ -127,6 +154,9 @@ void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint3
         vkCmdPushConstants(current(g)->commands, p->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
                            p->push_bytes, push);
     vkCmdDispatch(current(g)->commands, x, y, z);
+    if (chained)
+        g->chain_count += x * y * z;
+    g->plain_open |= !chained;
 }
 
 void gpu_barrier(struct gpu *g)
@@ -191,6 +221,8 @@ enum err gpu_submit(struct gpu *g, struct err_msg *why)
     VK_TRY(vkQueueSubmit, g->queue, 1, &info, f->fence);
     g->in_flight++;
 fail:
+    if (e != ERR_OK) /* nothing of it will count itself */
+        g->chain_count = g->chain_after = g->chain_begin;
     return e;
 }
 
@@ -219,13 +251,13 @@ enum err gpu_wait(struct gpu *g, struct err_msg *why)
     const struct gpu_frame *f = &g->frames[g->oldest];
     if (g->in_flight == 0)
         return ERR_OK;
-    VK_TRY(vkWaitForFences, g->device, 1, &f->fence, VK_TRUE,
-           g->info.software ? SOFTWARE_WAIT_NS : WAIT_NS);
+    e = gpu_wait_oldest(g, why);
+    if (e != ERR_OK)
+        return e;
     g->in_flight--;
     g->oldest = (g->oldest + 1) % GPU_FRAMES;
-    e = read_marks(g, f, why);
-fail:
-    return e;
+    e = gpu_chain_check(g, why);
+    return e != ERR_OK ? e : read_marks(g, f, why);
 }
 
 enum err gpu_wait_all(struct gpu *g, struct err_msg *why)

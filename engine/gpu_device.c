@@ -11,6 +11,16 @@
 
 #define VALIDATION_LAYER "VK_LAYER_KHRONOS_validation"
 
+/* VK_KHR_cooperative_matrix, which Debian 12's headers are too old for: numbers of the registry. */
+#define MATRIX_KHR_EXTENSION "VK_KHR_cooperative_matrix"
+#define MATRIX_KHR_FEATURES  ((VkStructureType)1000506000)
+struct matrix_khr_features {
+    VkStructureType sType;
+    void *pNext;
+    VkBool32 cooperativeMatrix;
+    VkBool32 cooperativeMatrixRobustBufferAccess;
+};
+
 /* What this engine wants to know of a physical device, in one query. */
 struct device_facts {
     VkPhysicalDeviceProperties2 properties;
@@ -22,9 +32,9 @@ struct device_facts {
     VkPhysicalDeviceVulkan12Features f12;
     bool has_pci;
     bool has_budget;
-    bool has_matrix_nv; /* VK_NV_cooperative_matrix */
-    bool matrix_f16;    /* and all that the kernels on it need */
-    uint32_t family;    /* UINT32_MAX: no queue that computes */
+    bool has_matrix_nv, has_matrix_khr; /* VK_{NV,KHR}_cooperative_matrix */
+    bool matrix_f16;                    /* and all that the kernels on it need */
+    uint32_t family;                    /* UINT32_MAX: no queue that computes */
     uint32_t timestamp_bits;
 };
 
@@ -147,6 +157,7 @@ static enum err query_extensions(VkPhysicalDevice device, struct device_facts *f
         f->has_budget |= strcmp(list[i].extensionName, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME) == 0;
         f->has_matrix_nv |=
             strcmp(list[i].extensionName, VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME) == 0;
+        f->has_matrix_khr |= strcmp(list[i].extensionName, MATRIX_KHR_EXTENSION) == 0;
     }
     e = ERR_OK;
 fail:
@@ -174,7 +185,8 @@ static void choose_family(VkPhysicalDevice device, struct device_facts *f)
     }
 }
 
-/* 16 x 8 x 16, f16 to f32, by a subgroup of 32. */
+/* 16 x 8 x 16, f16 to f32, by a subgroup of 32. Both extensions are of one unit: what NV lists, KHR
+ * has, too; that the places of values are as expected is for matrix_check(). */
 static enum err query_matrix(VkInstance instance, VkPhysicalDevice device, struct device_facts *f,
                              struct err_msg *why)
 {
@@ -187,7 +199,7 @@ static enum err query_matrix(VkInstance instance, VkPhysicalDevice device, struc
                 instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesNV");
     bool features = f->f12.shaderFloat16 && f->f11.storageBuffer16BitAccess &&
                     f->f12.vulkanMemoryModel && f->f12.vulkanMemoryModelDeviceScope;
-    if (!f->has_matrix_nv || !features || f->v11.subgroupSize != 32 ||
+    if (!f->has_matrix_nv || !f->has_matrix_khr || !features || f->v11.subgroupSize != 32 ||
         !(f->v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) ||
         vkGetPhysicalDeviceCooperativeMatrixPropertiesNV_ == NULL)
         return ERR_OK;
@@ -426,15 +438,18 @@ static enum err create_device(struct gpu *g, const struct device_facts *f, struc
     VkPhysicalDeviceCooperativeMatrixFeaturesNV matrix = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_NV,
         .cooperativeMatrix = VK_TRUE};
+    struct matrix_khr_features matrix_khr = {
+        .sType = MATRIX_KHR_FEATURES, .pNext = &matrix, .cooperativeMatrix = VK_TRUE};
     VkPhysicalDeviceVulkan12Features f12 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
-        .pNext = f->matrix_f16 ? &matrix : NULL,
+        .pNext = f->matrix_f16 ? &matrix_khr : NULL,
         .vulkanMemoryModel = f->matrix_f16,
         .vulkanMemoryModelDeviceScope = f->matrix_f16,
         .bufferDeviceAddress = VK_TRUE,
         .storageBuffer8BitAccess = f->f12.storageBuffer8BitAccess,
         .shaderFloat16 = f->f12.shaderFloat16,
-        .shaderInt8 = f->f12.shaderInt8};
+        .shaderInt8 = f->f12.shaderInt8,
+        .shaderSubgroupExtendedTypes = f->f12.shaderSubgroupExtendedTypes};
     VkPhysicalDeviceVulkan11Features f11 = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
         .pNext = &f12,
@@ -443,12 +458,14 @@ static enum err create_device(struct gpu *g, const struct device_facts *f, struc
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
         .pNext = &f11,
         .features = {.shaderInt64 = VK_TRUE, .shaderInt16 = f->features.features.shaderInt16}};
-    const char *extensions[2];
+    const char *extensions[3];
     uint32_t extensions_count = 0;
     if (f->has_budget)
         extensions[extensions_count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
-    if (f->matrix_f16)
+    if (f->matrix_f16) {
         extensions[extensions_count++] = VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME;
+        extensions[extensions_count++] = MATRIX_KHR_EXTENSION;
+    }
     VkDeviceCreateInfo info = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                .pNext = &features,
                                .queueCreateInfoCount = 1,
@@ -491,6 +508,7 @@ enum err gpu_create(const struct gpu_options *o, struct gpu **ret, struct err_ms
     vkGetPhysicalDeviceMemoryProperties(g->physical, &g->memory);
     g->max_allocation_bytes = f.v11.maxMemoryAllocationSize;
     g->has_budget = f.has_budget;
+    gpu_idle_init(g, o->timeout_s);
     g->family = f.family;
     g->timestamp_ns =
         f.timestamp_bits > 0 ? (double)f.properties.properties.limits.timestampPeriod : 0;
@@ -513,8 +531,14 @@ void gpu_destroy(struct gpu **gp)
     if (g == NULL)
         return;
     if (g->device != VK_NULL_HANDLE) {
+        if (!gpu_settle(g)) {
+            gpu_abandon(g);
+            *gp = NULL;
+            return;
+        }
         vkDeviceWaitIdle(g->device); /* fails on a lost device: nothing runs there then */
         gpu_buffer_destroy(g, &g->staging);
+        gpu_chain_destroy(g);
         gpu_save_cache(g);
         gpu_command_finish(g);
         vkDestroyDevice(g->device, NULL);

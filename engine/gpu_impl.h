@@ -3,6 +3,8 @@
  *   gpu_device.c    the list of devices, the choice, create and destroy
  *   gpu_memory.c    buffers with addresses, upload, download
  *   gpu_command.c   recording, submitting, time stamps
+ *   gpu_idle.c      waits that end, also on a device that hangs
+ *   gpu_chain.c     dispatches that wait for each other in the shader
  *   gpu_pipeline.c  pipelines, many at once
  *   gpu_cache.c     compiled pipelines on disk
  *   gpu_check.c     results of Vulkan calls to errors, fault injection */
@@ -42,7 +44,7 @@ enum err gpu_error(VkResult r, const char *call, struct err_msg *why);
 struct gpu_pipeline {
     VkPipelineLayout layout;
     VkPipeline pipeline;
-    uint32_t push_bytes;
+    uint32_t push_bytes, chain_at;
     struct gpu_pipeline *next;
 };
 
@@ -52,6 +54,7 @@ struct gpu_buffer_impl {
     VkDeviceMemory memory;
     VkDeviceSize offset; /* of the aligned address in `buffer` */
     bool cached;         /* the host reads it at full speed */
+    struct gpu_buffer_impl *next_kept;
 };
 
 /* What one submission needs. */
@@ -87,11 +90,23 @@ struct gpu {
     struct gpu_frame frames[GPU_FRAMES];
     uint32_t oldest;    /* of those in flight; the frame to record into comes after them */
     uint32_t in_flight; /* frames submitted and not waited for */
+    uint64_t wait_ns;   /* for one submission: then the device hangs */
+    bool hung;
+    struct gpu *next_hung;
+    struct gpu_buffer_impl *kept; /* by a device that hangs */
     bool recording;
     bool barrier_due;      /* asked for, and nothing recorded since */
     bool transfers;        /* recorded since the last barrier */
     bool transfers_waited; /* the last barrier held back transfers, too */
     struct gpu_pipeline *bound;
+
+    struct gpu_buffer chain, chain_report; /* shaders/chain.glsl; address 0: none */
+    bool chains;                           /* switched on */
+    bool chain_open;      /* a barrier was left to the shaders, and none came since */
+    uint32_t chain_count; /* workgroups of chains so far; wraps */
+    uint32_t chain_after; /* of them, before the last barrier asked for */
+    uint32_t chain_begin; /* of them, before this submission */
+    bool plain_open;      /* a dispatch that is in no chain, and no barrier of the device since */
 
     uint32_t marks_count; /* of the last waited command buffer */
     const char *mark_names[GPU_MAX_MARKS];
@@ -103,10 +118,20 @@ struct gpu {
 /* gpu_command.c: the objects that recording needs. */
 enum err gpu_command_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
 void gpu_command_finish(struct gpu *g);
+/* gpu_chain.c: ERR_DEVICE when a wait in a chain was given up. */
+enum err gpu_chain_check(const struct gpu *g, struct err_msg *why) MUST_CHECK;
 /* gpu_pipeline.c */
 void gpu_pipelines_destroy_all(struct gpu *g);
 /* gpu_cache.c: g->cache, from disk if there is one. */
 enum err gpu_cache_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
+/* gpu_idle.c. For the oldest in flight, at most the time that options gave: ERR_DEVICE then, and
+ * the device counts as hung. */
+enum err gpu_wait_oldest(struct gpu *g, struct err_msg *why) MUST_CHECK;
+void gpu_idle_init(struct gpu *g, uint32_t timeout_s);
+/* True: nothing runs on the device any more. False: it hangs, nothing it knows may be freed. */
+bool gpu_settle(struct gpu *g);
+/* Instead of destroying it. */
+void gpu_abandon(struct gpu *g);
 enum err gpu_wait_all(struct gpu *g, struct err_msg *why) MUST_CHECK;
 
 #endif

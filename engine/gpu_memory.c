@@ -52,6 +52,8 @@ static uint32_t choose_type(const struct gpu *g, enum gpu_memory kind, uint32_t 
         if (type != UINT32_MAX && heap_bytes(g, type) == g->info.memory_bytes)
             return type;
         return find_type(g, allowed, local, 0, 0);
+    case GPU_SHARED:
+        return find_type(g, allowed, local | host, 0, 0);
     case GPU_UPLOAD:
         return find_type(g, allowed, host, 0, 0);
     case GPU_READBACK:
@@ -137,9 +139,13 @@ fail:
 void gpu_buffer_destroy(struct gpu *g, struct gpu_buffer *b)
 {
     if (b->impl != NULL) {
-        if (g->in_flight > 0) /* a step failed half-way: the device may still write here */
-            vkDeviceWaitIdle(g->device);
-        free_impl(g, b->impl);
+        struct gpu_buffer_impl *impl = b->impl;
+        if (gpu_settle(g)) { /* a step failed half-way: the device may still write here */
+            free_impl(g, impl);
+        } else {
+            impl->next_kept = g->kept;
+            g->kept = impl;
+        }
     }
     *b = (struct gpu_buffer){0};
 }

@@ -79,6 +79,7 @@ static void make(struct gpu *g, struct gpu_wanted *w)
         return;
     }
     p->push_bytes = w->o.push_bytes;
+    p->chain_at = w->o.chain_at;
     w->o.spec = w->spec;
     w->result = build(g, &w->o, &module, p, &w->why);
     vkDestroyShaderModule(g->device, module, NULL);

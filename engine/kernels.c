@@ -61,8 +61,9 @@ enum plain {
     PLAIN_COUNT
 };
 enum {
-    ELEMENTS = 64,   /* invocations of kernels that work on single elements */
-    GRID_ROW = 32768 /* workgroups, where one dimension of 65,535 is not enough */
+    ELEMENTS = 64,    /* invocations of kernels that work on single elements */
+    GRID_ROW = 32768, /* workgroups, where one dimension of 65,535 is not enough */
+    SAMPLE_FILL = 128 /* workgroups of SAMPLE: one for each multiprocessor of a large card */
 };
 
 /* Kernels that do not read weights. spec: for software devices, for hardware. A CPU has few lanes
@@ -118,16 +119,17 @@ enum { LOAD_ANY, LOAD_VEC4, LOAD_BROADCAST };
 
 /* matmul.comp's specializations, all of the same arithmetic. Chosen: of those of the device's kind
  * that can load the shape and give it enough workgroups, the first whose rows are enough, else the
- * first with the most rows. */
+ * first with the most rows. On software devices a workgroup is one subgroup with eight columns an
+ * invocation: whole stripes are read front to back, and a broadcast is used eight times. */
 static const struct matmul_variant {
     uint32_t lanes, slices, rows, columns, load; /* the shader's constants */
     uint32_t least_groups;                       /* fewer would leave the device idle */
     bool software, hardware;                     /* which devices use it unforced */
 } variants[] = {
-    {32, 1, 1, 2, LOAD_BROADCAST, 0, true, false}, {8, 1, 4, 8, LOAD_BROADCAST, 0, true, false},
-    {8, 1, 8, 8, LOAD_BROADCAST, 0, true, false},  {32, 8, 1, 1, LOAD_VEC4, 0, false, true},
-    {32, 8, 4, 1, LOAD_VEC4, 0, false, true},      {64, 1, 8, 2, LOAD_VEC4, 100, false, true},
-    {32, 4, 8, 1, LOAD_VEC4, 0, false, true},      {64, 1, 8, 1, LOAD_ANY, 0, true, true},
+    {8, 1, 1, 8, LOAD_BROADCAST, 0, true, false}, {8, 1, 4, 8, LOAD_BROADCAST, 0, true, false},
+    {8, 1, 8, 8, LOAD_BROADCAST, 0, true, false}, {32, 8, 1, 1, LOAD_VEC4, 0, false, true},
+    {32, 8, 4, 1, LOAD_VEC4, 0, false, true},     {64, 1, 8, 2, LOAD_VEC4, 100, false, true},
+    {32, 4, 8, 1, LOAD_VEC4, 0, false, true},     {64, 1, 8, 1, LOAD_ANY, 0, true, true},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 static_assert(VARIANTS <= 8, "kernels_matmul_variants");
@@ -139,7 +141,9 @@ struct kernels {
     bool few_lanes;     /* attention_few */
     uint32_t max_invocations;
     uint64_t types;
-    uint32_t forced; /* variant + 1 */
+    uint32_t forced;       /* variant + 1 */
+    uint32_t sample_ahead; /* 1: one workgroup a row */
+    uint32_t forced_parts;
     struct gpu_pipeline *plain[PLAIN_COUNT];
     struct gpu_pipeline *embed[ARRAY_LEN(weights)];
     struct gpu_pipeline *matmul[ARRAY_LEN(weights)][VARIANTS];
@@ -223,6 +227,7 @@ enum err kernels_create(struct gpu *g, uint64_t types, struct kernels **ret, str
     k->few_lanes = k->software && gpu_info(g)->subgroup_size == 8;
     k->max_invocations = gpu_info(g)->max_invocations;
     k->types = types | UINT64_C(1) << TENSOR_F32;
+    k->sample_ahead = plains[SAMPLE].spec[!k->software][1];
     enum err e = make_hash(k, why);
     for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++) {
         uint32_t spec[2];
@@ -364,9 +369,28 @@ void kernel_silu_mul(struct kernels *k, const struct push_silu_mul *p)
     gpu_dispatch(k->gpu, k->plain[SILU_MUL], p, (uint32_t)div_up(p->cols, ELEMENTS), p->rows, 1);
 }
 
-void kernel_sample(struct kernels *k, const struct push_sample *p)
+/* Workgroups a row. */
+static uint32_t sample_parts(const struct kernels *k, uint32_t rows)
 {
-    gpu_dispatch(k->gpu, k->plain[SAMPLE], p, p->rows, 1, 1);
+    static_assert(SAMPLE_FILL / SAMPLE_SPLIT_ROWS >= 2 && SAMPLE_FILL / (SAMPLE_SPLIT_ROWS + 1) < 2,
+                  "those that have scratch");
+    if (k->sample_ahead == 1 || rows == 0 || rows > SAMPLE_SPLIT_ROWS)
+        return 1;
+    if (k->forced_parts > 0)
+        return k->forced_parts;
+    return (uint32_t)min_u64(SAMPLE_FILL / rows, SAMPLE_MOST_PARTS);
+}
+
+void kernel_sample(struct kernels *k, const struct push_sample *p, bool draws)
+{
+    uint32_t parts = sample_parts(k, p->rows),
+             last = draws && parts > 1 ? SAMPLE_DRAW : SAMPLE_BEST;
+    struct push_sample q = *p;
+    for (q.stage = SAMPLE_BEST; q.stage <= last; q.stage++) {
+        if (q.stage != SAMPLE_BEST)
+            gpu_barrier(k->gpu);
+        gpu_dispatch(k->gpu, k->plain[SAMPLE], &q, p->rows, parts, 1);
+    }
 }
 
 void kernel_edit_logits(struct kernels *k, const struct push_edit_logits *p)
@@ -447,9 +471,15 @@ bool kernels_force_matmul(struct kernels *k, uint32_t variant)
 bool kernels_force_sample(struct kernels *k, uint32_t invocations, uint32_t ahead)
 {
     const uint32_t spec[] = {invocations, ahead};
+    k->sample_ahead = ahead;
     return invocations <= k->max_invocations && SAMPLE_GROUPS % invocations == 0 &&
            want(k, &plains[SAMPLE].shader, spec, 2, &k->plain[SAMPLE], NULL) == ERR_OK &&
            gpu_pipelines_create(k->gpu, &k->wanted, NULL) == ERR_OK;
+}
+
+void kernels_set_sample_parts(struct kernels *k, uint32_t parts)
+{
+    k->forced_parts = parts;
 }
 
 void kernels_force_common_attention(struct kernels *k)

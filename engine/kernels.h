@@ -15,7 +15,7 @@
 #include "model/gguf.h"
 #include "shaders/push.h"
 
-enum { MATMUL_SLICE = 256, ATTENTION_MAX_HEAD_SIZE = 256 };
+enum { MATMUL_SLICE = 256, ATTENTION_MAX_HEAD_SIZE = 256, SAMPLE_SPLIT_ROWS = 64 };
 
 struct kernels;
 
@@ -45,7 +45,9 @@ void kernel_rope(struct kernels *k, const struct push_rope *p);
 void kernel_attention(struct kernels *k, const struct push_attention *p);
 void kernel_silu_mul(struct kernels *k, const struct push_silu_mul *p);
 void kernel_edit_logits(struct kernels *k, const struct push_edit_logits *p);
-void kernel_sample(struct kernels *k, const struct push_sample *p);
+/* draws: a row's temperature is above 0. scratch: of min(rows, SAMPLE_SPLIT_ROWS) rows, none where
+ * each has one workgroup, as more rows have. stage is filled in. */
+void kernel_sample(struct kernels *k, const struct push_sample *p, bool draws);
 void kernel_logprobs(struct kernels *k, const struct push_logprobs *p);
 void kernel_softcap(struct kernels *k, const struct push_softcap *p); /* row_groups is filled in */
 
@@ -69,6 +71,9 @@ void kernels_force_common_attention(struct kernels *k);
 /* Tests only: from now on kernel_sample with workgroups of so many invocations that read so many
  * lines ahead. false: the device cannot run them. */
 bool kernels_force_sample(struct kernels *k, uint32_t invocations, uint32_t ahead);
+/* So many of them, if they read ahead, for each of up to SAMPLE_SPLIT_ROWS rows; 0, at first: as
+ * many as fill the device. */
+void kernels_set_sample_parts(struct kernels *k, uint32_t parts);
 size_t kernels_matmul_variants(uint32_t ret[8]);
 
 #endif

@@ -56,52 +56,67 @@ static const struct type_code {
     TYPE(TENSOR_Q6_K, q6_k),   TYPE(TENSOR_IQ4_NL, iq4_nl), TYPE(TENSOR_IQ4_XS, iq4_xs),
     TYPE(TENSOR_MXFP4, mxfp4),
 };
+enum { MANY_ROWS = 1 << 30 };
 /* What a matmul reads: a type, tiles, or paired tiles. */
 enum { TYPES = ARRAY_LEN(types), TILES = TYPES, PAIRED, SOURCES };
 
-/* The matmul's specializations, all of the same arithmetic, and what a workgroup of each takes,
- * measured on an H100 (bench/NOTES.md): time = begin_us + rounds * (group_us * groups of 32 a warp
- * sums + round_us). */
+/* The matmul's specializations, all of the same arithmetic; for how many rows each is considered,
+ * and what a workgroup of it takes, fitted to an H200's times (bench/NOTES.md): time = begin_us +
+ * rounds * (group_us * groups of 32 a warp sums + round_us). */
 static const struct variant {
     uint32_t tm, tn, warps_m, warps_n, warps_k, unroll;
-    bool sums_shared;
+    bool stream;
+    uint32_t from_rows, to_rows;
     uint32_t at_a_time; /* workgroups */
     float begin_us, group_us, round_us;
 } variants[] = {
-    {1, 1, 1, 1, 8, 4, false, 528, 2, 0.20f, 1},    {1, 1, 1, 1, 16, 5, false, 264, 2, 0.20f, 1},
-    {1, 2, 1, 1, 8, 4, false, 528, 2, 0.25f, 1},    {1, 2, 1, 1, 16, 5, false, 264, 2, 0.25f, 1},
-    {1, 4, 1, 1, 8, 4, false, 264, 3, 0.50f, 1.2f}, {1, 4, 1, 1, 16, 5, false, 132, 2, 0.60f, 1.5f},
-    {1, 4, 1, 1, 4, 4, false, 528, 6, 0.50f, 0},    {2, 4, 1, 1, 4, 0, false, 264, 4, 0.55f, 0},
-    {2, 4, 2, 2, 1, 0, false, 396, 2, 0.62f, 0},    {4, 4, 2, 2, 1, 0, true, 264, 2, 0.85f, 0},
-    {2, 4, 2, 2, 1, 0, true, 396, 2, 0.65f, 0},
+    {1, 1, 1, 1, 8, 4, true, 1, 8, 160, 2.0f, 0.1f, 0},
+    {1, 1, 1, 1, 16, 4, true, 1, 8, 132, 2.1f, 0.1f, 0},
+    {1, 1, 1, 1, 8, 4, false, 1, 8, 396, 3.0f, 0.71f, 0},
+    {1, 1, 1, 1, 16, 5, false, 1, 8, 132, 4.7f, 0.15f, 0.9f},
+    {1, 2, 1, 1, 8, 4, true, 9, 16, 132, 2.0f, 0.12f, 0}, /* not measured: tuning.h, stream_rows */
+    {1, 2, 1, 1, 8, 4, false, 9, 16, 396, 2.1f, 0.49f, 1.3f},
+    {1, 2, 1, 1, 16, 5, false, 9, 16, 132, 4.3f, 0.38f, 0.2f},
+    {1, 2, 1, 1, 4, 4, false, 9, 16, 528, 4.0f, 0.35f, 1.2f},
+    {1, 3, 1, 1, 16, 5, false, 17, 24, 132, 3.6f, 0.42f, 0.6f},
+    {1, 4, 1, 1, 8, 4, false, 17, MANY_ROWS, 132, 3.5f, 0.36f, 0},
+    {1, 4, 1, 1, 16, 5, false, 17, 64, 132, 3.0f, 0.45f, 1.1f},
+    {1, 4, 1, 1, 4, 4, false, 17, MANY_ROWS, 132, 5.1f, 0.13f, 0},
+    {1, 5, 1, 1, 8, 2, false, 33, 40, 264, 2.0f, 0.39f, 1.6f},
+    {1, 5, 1, 1, 4, 4, false, 33, 40, 396, 4.0f, 0.40f, 1.2f},
+    {1, 6, 1, 1, 8, 2, false, 41, 48, 264, 1.9f, 0.43f, 1.7f},
+    {2, 4, 1, 1, 4, 0, false, 49, MANY_ROWS, 264, 3.6f, 0.40f, 0.9f},
+    {2, 4, 2, 2, 1, 0, false, 49, MANY_ROWS, 396, 3.1f, 0.38f, 7.3f},
+    {2, 4, 2, 2, 1, 1, false, 65, MANY_ROWS, 528, 0.1f, 0.53f, 5.1f},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 
-enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_ROWS = 4 };
+enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_TILES = 2, NORM_WARPS = 8 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
 enum attention { MANY, FEW_8, FEW_4, FEW_2, FEW_1, ATTENTIONS };
 struct attention_spec {
-    uint32_t tn, warps_n, warps_k; /* the shader's constants; 0: not used */
+    uint32_t tn, warps_n, warps_k, values; /* the shader's constants; 0: not used */
 };
 /* For heads of up to 64 values, and larger ones; by shared memory. */
 static const struct attention_spec attention_specs[2][ATTENTIONS] = {
-    {{2, 2, 4}, {1, 1, 8}, {1, 1, 4}, {1, 1, 2}, {1, 1, 1}},
-    {{1, 4, 2}, {0}, {1, 1, 4}, {1, 1, 2}, {1, 1, 1}},
+    {{2, 4, 1, 1}, {1, 1, 8, 2}, {1, 1, 4, 2}, {1, 1, 2, 2}, {1, 1, 1, 2}},
+    {{1, 4, 1, 0}, {0}, {1, 1, 4, 1}, {1, 1, 2, 1}, {1, 1, 1, 1}},
 };
 /* Emulated: many columns. A software device has half as much. */
-static const struct attention_spec emulated_many[2] = {{2, 2, 2}, {1, 4, 1}};
-enum { MANY_COLUMNS = 32, FEW_COLUMNS = 8 };
+static const struct attention_spec emulated_many[2] = {{2, 2, 2, 1}, {1, 4, 1, 0}};
+enum { MANY_COLUMNS = 64, FEW_COLUMNS = 8 };
 
 static const uint64_t NEAR_BYTES = UINT64_C(32) << 20;
 
 struct matrix {
     struct gpu *gpu;
     bool emulated;
-    uint32_t head_size;
+    uint32_t head_size, many_columns;
     int forced;
     uint64_t near_bytes;  /* a tensor of so many stays in the cache */
     uint32_t norm_groups; /* of rows that a matmul can normalize; 0: none */
+    struct tuning tuning;
     struct gpu_pipeline *attention[ATTENTIONS];
     struct gpu_pipeline *rows, *rope;
     struct gpu_pipeline *expand[TYPES];
@@ -110,14 +125,22 @@ struct matrix {
     char hash[33];
 };
 
+struct push_shape {
+    uint32_t bytes, chain_at;
+};
+#define CHAINED(name)                                                                              \
+    ((struct push_shape){sizeof(struct push_##name), offsetof(struct push_##name, chain)})
+#define UNCHAINED(name) ((struct push_shape){.bytes = sizeof(struct push_##name)})
+
 static enum err want(struct matrix *m, const char *name, const struct code *code,
-                     uint32_t push_bytes, const uint32_t *spec, uint32_t spec_count,
+                     struct push_shape push, const uint32_t *spec, uint32_t spec_count,
                      struct gpu_pipeline **ret, struct err_msg *why)
 {
     struct gpu_pipeline_options o = {.name = name,
                                      .spirv = code->spirv,
                                      .spirv_bytes = code->bytes,
-                                     .push_bytes = push_bytes,
+                                     .push_bytes = push.bytes,
+                                     .chain_at = push.chain_at,
                                      .spec = spec,
                                      .spec_count = spec_count};
     return *ret != NULL ? ERR_OK : gpu_pipelines_add(&m->wanted, &o, ret, why);
@@ -132,12 +155,10 @@ static size_t source_of(enum tensor_type type)
     return i;
 }
 
-/* How a sum is cut: its bits depend on it. */
-enum { MOST_SLICES = 16, LEAST_SLICE_GROUPS = 4 };
-
 static enum err make_hash(struct matrix *m, struct err_msg *why)
 {
-    static const uint32_t cut[] = {MOST_SLICES, LEAST_SLICE_GROUPS};
+    /* How a sum is cut: its bits depend on it. */
+    static const uint32_t cut[] = {MATRIX_MOST_SLICES, MATRIX_LEAST_SLICE_GROUPS};
     struct buf all = {0};
     enum err e = buf_append(&all, cut, sizeof cut);
     if (e == ERR_OK)
@@ -175,34 +196,48 @@ enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool 
     m->emulated = emulated;
     m->head_size = head_size;
     m->norm_groups = n_embd * 16 <= NORM_MOST_BYTES ? n_embd / 32 : 0;
+    m->tuning = tuning_defaults();
     m->forced = -1;
     m->near_bytes = NEAR_BYTES;
     enum err e = make_hash(m, why);
-    if (e == ERR_OK)
-        e = matrix_check(m, g, why);
     for (size_t i = 0; i < ATTENTIONS && e == ERR_OK; i++) {
         const struct attention_spec *a = i == MANY && emulated
                                              ? &emulated_many[head_size > 64]
                                              : &attention_specs[head_size > 64][i];
-        const uint32_t spec[] = {a->warps_n * a->warps_k, head_size / 32, a->tn, a->warps_n,
-                                 a->warps_k};
+        const uint32_t spec[] = {a->warps_n * a->warps_k,
+                                 head_size / 32,
+                                 a->tn,
+                                 a->warps_n,
+                                 a->warps_k,
+                                 a->values,
+                                 i != MANY};
+        struct push_shape push = CHAINED(matrix_attention);
+        if (i == MANY) { /* reads through caches that a chain would not refresh */
+            push.chain_at = 0;
+            m->many_columns = a->tn * a->warps_n * 8;
+        }
         if (a->tn > 0)
-            e = want(m, "matrix_attention", &attention_code[emulated],
-                     sizeof(struct push_matrix_attention), spec, ARRAY_LEN(spec), &m->attention[i],
-                     why);
+            e = want(m, "matrix_attention", &attention_code[emulated], push, spec, ARRAY_LEN(spec),
+                     &m->attention[i], why);
     }
     if (e == ERR_OK)
-        e = want(m, "matrix_rows", &rows_code[emulated], sizeof(struct push_matrix_rows), NULL, 0,
-                 &m->rows, why);
+        e = want(m, "matrix_rows", &rows_code[emulated], CHAINED(matrix_rows), NULL, 0, &m->rows,
+                 why);
     if (e == ERR_OK)
-        e = want(m, "matrix_rope", &rope_code, sizeof(struct push_matrix_rope), &elements, 1,
-                 &m->rope, why);
+        e = want(m, "matrix_rope", &rope_code, UNCHAINED(matrix_rope), &elements, 1, &m->rope, why);
+    if (e == ERR_OK)
+        e = matrix_check(m, g, head_size, why);
     if (e != ERR_OK) {
         matrix_destroy(&m);
         return e;
     }
     *ret = m;
     return ERR_OK;
+}
+
+void matrix_tune(struct matrix *m, const struct tuning *t)
+{
+    m->tuning = *t;
 }
 
 enum err matrix_compile(struct matrix *m, struct err_msg *why)
@@ -225,12 +260,11 @@ const char *matrix_build_hash(const struct matrix *m)
 
 /* ---- the matmul ---- */
 
-enum { FEW_ROWS = 16 };
-
 void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups)
 {
     uint32_t groups = k / 32;
-    uint32_t of_slice = (uint32_t)max_u64(LEAST_SLICE_GROUPS, div_up(groups, MOST_SLICES));
+    uint32_t of_slice =
+        (uint32_t)max_u64(MATRIX_LEAST_SLICE_GROUPS, div_up(groups, MATRIX_MOST_SLICES));
     *ret_slice_groups = of_slice;
     *ret_slices = (uint32_t)div_up(groups, of_slice);
 }
@@ -251,6 +285,8 @@ static void grid(const struct variant *v, const struct matrix_weight *w, uint32_
 {
     *ret_rows = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
     *ret_outputs = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
+    if (v->stream) /* all at once, and all of the same length */
+        *ret_outputs = (uint32_t)div_up(*ret_outputs, div_up(*ret_outputs, v->at_a_time));
 }
 
 /* Neighbouring workgroups share rows, which is best while the weights stay in the cache. Of a
@@ -262,41 +298,55 @@ static void dispatch(struct matrix *m, struct gpu_pipeline *pipeline, const void
     uint32_t row_groups, output_groups;
     grid(v, w, rows, &row_groups, &output_groups);
     uint64_t bytes = matrix_tiles_bytes((uint64_t)output_tiles(w) * 16, w->cols);
-    if (bytes > m->near_bytes && row_groups > 1 && output_groups > 1)
+    if (!v->stream && bytes > m->near_bytes && row_groups > 1 && output_groups > 1)
         gpu_dispatch(m->gpu, pipeline, push, row_groups, 1, output_groups);
     else
         gpu_dispatch(m->gpu, pipeline, push, output_groups, row_groups, 1);
 }
 
-bool matrix_variant_fits(const struct matrix *m, size_t variant)
+static uint32_t shared_bytes(const struct matrix *m, const struct variant *v)
 {
-    const struct variant *v = &variants[variant];
-    uint32_t warps = v->warps_m * v->warps_n * v->warps_k, bytes = 0;
-    if (v->warps_k > 1 || v->sums_shared)
+    uint32_t warps = v->warps_m * v->warps_n * v->warps_k, bytes = 256;
+    if (v->warps_k > 1)
         bytes += warps * v->tm * v->tn * 32 * 16;
     if (m->emulated)
         bytes += warps * 32 * 24;
-    if (v->tn * v->warps_n == 1)
-        bytes += m->norm_groups * 32 * 16 + 256;
-    return bytes + 256 <= gpu_info(m->gpu)->shared_bytes;
+    return bytes;
+}
+
+bool matrix_variant_fits(const struct matrix *m, size_t variant, uint32_t cols)
+{
+    const struct variant *v = &variants[variant];
+    uint32_t slices, slice_groups;
+    matrix_slices(cols, &slices, &slice_groups);
+    if (v->stream && (slices > v->warps_k || slice_groups != v->unroll))
+        return false;
+    return shared_bytes(m, v) <= gpu_info(m->gpu)->shared_bytes;
+}
+
+bool matrix_variant_norms(const struct matrix *m, size_t variant)
+{
+    const struct variant *v = &variants[variant];
+    uint32_t normed_bytes = v->tn * (m->norm_groups * 32 * 16 + 256);
+    uint32_t warps = v->warps_m * v->warps_n * v->warps_k;
+    return v->tn <= NORM_MOST_TILES && v->warps_n == 1 && warps >= NORM_WARPS &&
+           m->norm_groups > 0 &&
+           shared_bytes(m, v) + normed_bytes <= gpu_info(m->gpu)->shared_bytes;
 }
 
 static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     uint32_t slices, slice_groups, x, y;
+    size_t best = VARIANTS;
+    float least = 0;
     if (m->forced >= 0)
         return (size_t)m->forced;
     matrix_slices(w->cols, &slices, &slice_groups);
-    size_t few = slices > 8 ? 1 : 0;
-    if (rows <= 8)
-        return few;
-    if (rows <= FEW_ROWS)
-        return 2 + few;
-    size_t best = 4 + few;
-    float least = 0;
-    for (size_t i = 4; i < VARIANTS; i++) {
+    for (size_t i = 0; i < VARIANTS; i++) {
         const struct variant *v = &variants[i];
-        if ((v->warps_k > 4 && i != 4 + few) || !matrix_variant_fits(m, i))
+        if (rows < v->from_rows || rows > v->to_rows || !matrix_variant_fits(m, i, w->cols))
+            continue;
+        if (v->stream && div_up(rows, 8) * 8 > m->tuning.stream_rows)
             continue;
         grid(v, w, rows, &x, &y);
         /* Few rounds end together; of many the last one is shared out. */
@@ -305,20 +355,20 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
             rounds = (float)div_up((uint64_t)x * y, v->at_a_time);
         float groups = (float)(slice_groups * div_up(slices, v->warps_k));
         float us = v->begin_us + rounds * (v->group_us * groups + v->round_us);
-        if (least == 0 || us < least) {
+        if (best == VARIANTS || us < least) {
             least = us;
             best = i;
         }
     }
+    assert(best < VARIANTS);
     return best;
 }
 
 bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
-    const struct variant *v = &variants[choose(m, w, rows)];
     bool readable = w->tiles != 0 || w->address != 0; /* not: gate and up of two types */
-    return readable && (w->gated || w->paired) && rows <= NORM_MOST_ROWS &&
-           v->tn * v->warps_n == 1 && w->cols == m->norm_groups * 32;
+    return readable && (w->gated || w->paired) && rows <= m->tuning.norm_rows &&
+           w->cols == m->norm_groups * 32 && matrix_variant_norms(m, choose(m, w, rows));
 }
 
 /* Tiles where there are any, also for few rows: unpacking costs more than the bytes
@@ -341,13 +391,16 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                              v->unroll,
                              gated,
                              normed ? m->norm_groups : 0,
-                             v->sums_shared};
+                             v->stream,
+                             normed && m->tuning.norm_together};
     const struct code *code = source == TILES    ? &tiles_code[m->emulated]
                               : source == PAIRED ? &qkv_code[m->emulated]
                                                  : &types[source].matmul[m->emulated];
-    uint32_t push_bytes =
-        source == PAIRED ? sizeof(struct push_matrix_qkv) : sizeof(struct push_matrix_matmul);
-    return want(m, "matrix_matmul", code, push_bytes, spec, ARRAY_LEN(spec),
+    struct push_shape push = source == PAIRED ? CHAINED(matrix_qkv) : CHAINED(matrix_matmul);
+    if (v->unroll == 0 ||
+        v->warps_k == 1) /* reads its rows through caches that a chain would not refresh */
+        push.chain_at = 0;
+    return want(m, "matrix_matmul", code, push, spec, ARRAY_LEN(spec),
                 &m->matmul[source][variant][gated][normed], why);
 }
 
@@ -359,7 +412,7 @@ enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_
     for (uint32_t rows = 8; rows < max_rows + 8 && e == ERR_OK; rows += 8) { /* tiles of 8 */
         size_t variant = choose(m, w, rows);
         e = prepare_variant(m, source, variant, w->gated, false, why);
-        if (e == ERR_OK && rows == 8 && matrix_norms(m, w, 1))
+        if (e == ERR_OK && matrix_norms(m, w, rows - 7))
             e = prepare_variant(m, source, variant, w->gated, true, why);
     }
     return e;
@@ -368,7 +421,7 @@ enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_
 enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type, struct err_msg *why)
 {
     size_t i = source_of(type);
-    return want(m, "matrix_expand", &types[i].expand, sizeof(struct push_matrix_expand), NULL, 0,
+    return want(m, "matrix_expand", &types[i].expand, UNCHAINED(matrix_expand), NULL, 0,
                 &m->expand[i], why);
 }
 
@@ -382,7 +435,6 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
     q.high_row = w->high_row;
     q.n = w->rows;
     q.k = w->cols;
-    matrix_slices(q.k, &q.slices, &q.slice_groups);
     struct gpu_pipeline *pipeline = m->matmul[source][i][w->gated][p->norm != 0];
     assert(pipeline != NULL);
     dispatch(m, pipeline, &q, &variants[i], w, p->rows);
@@ -395,9 +447,7 @@ void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct 
     struct gpu_pipeline *pipeline = m->matmul[PAIRED][i][0][p->norm != 0];
     assert(w->paired && pipeline != NULL);
     q.w = w->tiles;
-    q.n = w->rows;
     q.k = w->cols;
-    matrix_slices(q.k, &q.slices, &q.slice_groups);
     dispatch(m, pipeline, &q, &variants[i], w, p->rows);
 }
 
@@ -436,8 +486,8 @@ void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, u
                                                              : FEW_1;
     uint32_t columns = few ? share : share * matrix_task_rows(p->n_head, p->n_head_kv);
     if (tasks > 0)
-        gpu_dispatch(m->gpu, m->attention[i], p, tasks, p->n_head_kv,
-                     (uint32_t)div_up(columns, few ? FEW_COLUMNS : MANY_COLUMNS));
+        gpu_dispatch(m->gpu, m->attention[i], p, p->n_head_kv, tasks,
+                     (uint32_t)div_up(columns, few ? FEW_COLUMNS : m->many_columns));
 }
 
 size_t matrix_variants(void)

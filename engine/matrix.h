@@ -5,13 +5,13 @@
  * Canonical arithmetic, as in kernels.h: an output's bits depend on its own row alone, not on the
  * rows beside it nor on the variant. A matmul's inner dimension is cut into slices
  * (matrix_slices()) that are added in ascending order; whatever the source, a weight is the f16
- * nearest to the format's value. Weights are read as f16 tiles
- * where those fit on the device, beside the tensors as the file has them, and from the latter
- * otherwise. */
+ * nearest to the format's value. Weights are read as f16 tiles where those fit on the device,
+ * beside the tensors as the file has them, and from the latter otherwise. */
 #ifndef OCTO_ENGINE_MATRIX_H
 #define OCTO_ENGINE_MATRIX_H
 
 #include "engine/gpu.h"
+#include "engine/tuning.h"
 #include "model/gguf.h"
 #include "shaders/push.h"
 
@@ -40,9 +40,15 @@ struct matrix;
  * matrix_compile(). ERR_UNSUPPORTED: matrix_check() says that the device's units are others. */
 enum err matrix_create(struct gpu *g, uint32_t head_size, uint32_t n_embd, bool emulated,
                        struct matrix **ret, struct err_msg *why) MUST_CHECK;
-/* matrix_check.c, a part of matrix_create(): a small matmul on the device, all of whose sums are
- * known. ERR_UNSUPPORTED: they come out wrong. */
-enum err matrix_check(struct matrix *m, struct gpu *g, struct err_msg *why) MUST_CHECK;
+/* Instead of the defaults, for what is prepared from now on. */
+void matrix_tune(struct matrix *m, const struct tuning *t);
+/* matrix_check.c, a part of matrix_create(): a small matmul and a small attention on the device,
+ * whose results are known. ERR_UNSUPPORTED: they come out wrong. */
+enum err matrix_check(struct matrix *m, struct gpu *g, uint32_t head_size,
+                      struct err_msg *why) MUST_CHECK;
+/* Once, after gpu_chain_create(): whether dispatches in a chain leave what they leave with barriers
+ * between them. ERR_UNSUPPORTED: they do not, or one waited in vain; gpu_chain_destroy() then. */
+enum err matrix_check_chain(struct matrix *m, struct gpu *g, struct err_msg *why) MUST_CHECK;
 void matrix_destroy(struct matrix **m);
 /* XXH3-128 hex of the family's SPIR-V and of how sums are cut; specializations and variants have no
  * part in the bits. */
@@ -83,7 +89,9 @@ void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, u
 /* Tests only: from now on this variant (0 .. matrix_variants() - 1; -1: by shape), from tiles or
  * not. */
 size_t matrix_variants(void);
-bool matrix_variant_fits(const struct matrix *m, size_t variant); /* the device's shared memory */
+/* The device's shared memory, and sums over so many columns. */
+bool matrix_variant_fits(const struct matrix *m, size_t variant, uint32_t cols);
+bool matrix_variant_norms(const struct matrix *m, size_t variant); /* can norm its rows itself */
 void matrix_force(struct matrix *m, int variant);
 /* Tests only: every tensor as if it were too large for the device's cache. */
 void matrix_force_far(struct matrix *m, bool far);

@@ -134,15 +134,19 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
                          : kernel_expert_tiles_count(e->max_rows * m->n_expert_used, m->n_expert);
     uint64_t ff = m->n_expert == 0 ? m->n_ff : (uint64_t)m->n_ff_expert * m->n_expert_used;
     uint64_t logits = (uint64_t)m->n_vocab * sizeof(float);
+    uint64_t split_rows = e->tuning.sample_parts == 1 ? 0 : SAMPLE_SPLIT_ROWS;
+    uint64_t scratch = min_u64(e->max_logit_rows, split_rows) * SAMPLE_SCRATCH_WORDS * 4;
     uint64_t halves = 0; /* f16 rows and the whole tiles that are read behind them */
     bool matrix = memory_uses_matrix(e), dense = matrix && m->n_expert == 0;
-    bool inside = dense && gates_inside(e);
+    bool inside = dense && gates_inside(e), direct = e->tuning.direct_input != 0;
     if (matrix)
         halves = (div_up(e->max_rows, MATRIX_PAD_ROWS) + 1) * MATRIX_PAD_ROWS * sizeof(uint16_t);
     const struct engine_buffer table[] = {
         {&e->step_host[0], GPU_UPLOAD, e->layout.total, "step input"},
         {&e->step_host[1], GPU_UPLOAD, e->layout.total, "step input"},
-        {&e->step_device, GPU_DEVICE, e->layout.total, "step input"},
+        {&e->step_device, GPU_DEVICE, direct ? 0 : e->layout.total, "step input"},
+        {&e->step_direct[0], GPU_SHARED, direct ? e->layout.total : 0, "step input"},
+        {&e->step_direct[1], GPU_SHARED, direct ? e->layout.total : 0, "step input"},
         {&e->x, GPU_DEVICE, row * m->n_embd, "residual stream"},
         {&e->normed, GPU_DEVICE, row * m->n_embd, "normalized rows"},
         {&e->qkv, GPU_DEVICE, row * (q + 2 * kv), "q, k, v"},
@@ -160,6 +164,7 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
         {&e->expert_tiles, GPU_DEVICE, tiles * 16, "experts"},
         {&e->expert_out, GPU_DEVICE, pairs * m->n_embd, "experts"},
         {&e->logits, GPU_DEVICE, e->max_logit_rows * logits, "logits"},
+        {&e->sample_scratch, GPU_DEVICE, scratch, "sampler"},
         {&e->tokens_device, GPU_DEVICE, ids, "sampled ids"},
         {&e->tokens_host[0], GPU_READBACK, ids, "sampled ids"},
         {&e->tokens_host[1], GPU_READBACK, ids, "sampled ids"},

@@ -7,8 +7,9 @@
  *
  * A step is planned while the one before runs. Where that draws a token, a decode is planned behind
  * it (engine_impl.h), unless the token is known to be the last, or the next draw depends on which
- * one it is (penalties, bad words): such a sequence waits a step. Nothing here changes what a
- * sequence computes, only when (engine.h: same bytes). */
+ * one it is (penalties, bad words of several tokens): such a sequence waits a step. Nothing here
+ * changes what a sequence computes, only when (engine.h: same bytes). On a slow device a step is
+ * cut (chunk.h): the younger sequences wait then, until older ones have ended. */
 #include <assert.h>
 #include <string.h>
 
@@ -77,7 +78,7 @@ static uint32_t tokens_ahead(const struct sequence *s)
 /* The token that is being drawn is the last, or has to be known before the next is drawn. */
 static bool waits_for_token(const struct engine *e, const struct sequence *s)
 {
-    return s->pending > 0 && (s->more != NULL || tokens_ahead(s) >= s->tokens_limit ||
+    return s->pending > 0 && (sampling_looks_back(s->more) || tokens_ahead(s) >= s->tokens_limit ||
                               tokens_ahead(s) >= e->info.max_ctx);
 }
 
@@ -153,7 +154,7 @@ static enum admission admit(struct engine *e, struct sequence *s, uint32_t activ
 
 static void plan_decodes(struct engine *e)
 {
-    for (uint32_t i = 0; i < e->live; i++) {
+    for (uint32_t i = 0; i < e->live && e->plan.rows_count < e->decodes; i++) {
         struct sequence *s = e->order[i];
         if (!s->active || tokens_ahead(s) - s->computed != 1 || waits_for_token(e, s) ||
             !edits_fit(e, s))
@@ -170,10 +171,11 @@ static void plan_decodes(struct engine *e)
 
 static void plan_prefills(struct engine *e)
 {
-    uint32_t budget = e->info.chunk_tokens;
+    uint32_t budget = e->chunk;
     uint32_t active = 0;
     bool room = true; /* first come, first served: nobody overtakes one that waits for pages */
     bool edits_room = true; /* nor one that waits for this */
+    bool others_wait = e->plan.decode_rows >= e->decodes;
     for (uint32_t i = 0; i < e->live; i++)
         active += e->order[i]->active;
     for (uint32_t i = 0; i < e->live && budget > 0; i++) {
@@ -182,7 +184,7 @@ static void plan_prefills(struct engine *e)
             room = room && s->active;
             continue;
         }
-        if (s->planned > 0)
+        if (s->planned > 0 || (others_wait && s->active && s->tokens_count - s->computed == 1))
             continue;
         if (!s->active) {
             enum admission a = room ? admit(e, s, active) : NO_ROOM;

@@ -19,6 +19,7 @@ struct sampling {
     uint32_t *bad_ids;
     uint32_t *bad_lengths;
     uint32_t bad_count;
+    bool bad_sequences; /* one of them has several tokens */
 };
 
 static float repetition_of(const struct engine_request *r)
@@ -79,6 +80,7 @@ static enum err copy_bad_words(const struct engine_request *r, struct sampling *
     memcpy(s->bad_ids, r->bad_ids, ids * sizeof *s->bad_ids);
     memcpy(s->bad_lengths, r->bad_lengths, r->bad_count * sizeof *s->bad_lengths);
     s->bad_count = (uint32_t)r->bad_count;
+    s->bad_sequences = ids > r->bad_count;
     return ERR_OK;
 }
 
@@ -152,6 +154,11 @@ void sampling_destroy(struct sampling **s)
     free((*s)->bad_lengths);
     free(*s);
     *s = NULL;
+}
+
+bool sampling_looks_back(const struct sampling *s)
+{
+    return s != NULL && (s->counts || s->bad_sequences);
 }
 
 void sampling_take(struct sampling *s, uint32_t token)

@@ -23,7 +23,10 @@ void sampling_destroy(struct sampling **s);
 /* The most edits a sequence of up to tokens_max tokens can have. */
 uint32_t sampling_most_edits(uint32_t tokens_max, uint32_t n_vocab);
 
-/* A completion token was drawn. NULL is a sequence without. */
+/* Whether a draw depends on which tokens were drawn before: penalties, bad words of several tokens.
+ * NULL, here and below, is a sequence without. */
+bool sampling_looks_back(const struct sampling *s);
+/* A completion token was drawn. */
 void sampling_take(struct sampling *s, uint32_t token);
 /* Edits of the next draw; *ret is valid until the next sampling_take(). */
 uint32_t sampling_edits(const struct sampling *s, const struct logit_edit **ret);

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/size.h"
+#include "engine/chunk.h"
 #include "engine/engine_impl.h"
 
 /* A drawing row's parameters and lists. *banned_count: ids written so far. */
@@ -33,6 +34,7 @@ static void write_sample(struct engine *e, const struct sequence *s, struct samp
     if (sample->edits_count > 0)
         memcpy(edits, own, sample->edits_count * sizeof *edits);
     e->edits_count += sample->edits_count;
+    e->draw_rows += sample->temperature > 0;
     e->logprob_rows += sample->logprobs > 0;
 }
 
@@ -63,18 +65,37 @@ static void write_pages(struct engine *e, uint32_t *seq, uint32_t *table)
     }
 }
 
-/* Writes the planned rows into the host's copy of the step input, and records how they travel. */
-static void write_step(struct engine *e)
+/* The first `bytes` of the step's input, and its edits, to where the device reads them. Written by
+ * the host itself it is there when the step begins; a copy is a dispatch of its own behind a read
+ * of the host's memory. */
+static void send_step(struct engine *e, uint64_t bytes)
 {
     const struct gpu_buffer *from = &e->step_host[e->plan.half];
-    char *host = from->mapped;
+    uint64_t edits = e->layout.edits, edits_bytes = e->edits_count * sizeof(struct logit_edit);
+    if (e->tuning.direct_input) {
+        const struct gpu_buffer *to = &e->step_direct[e->plan.half];
+        memcpy(to->mapped, from->mapped, bytes);
+        memcpy((char *)to->mapped + edits, (const char *)from->mapped + edits, edits_bytes);
+        e->step_input = to->address;
+        return;
+    }
+    gpu_copy(e->gpu, from, 0, &e->step_device, 0, bytes);
+    gpu_copy(e->gpu, from, edits, &e->step_device, edits, edits_bytes);
+    gpu_barrier(e->gpu);
+    e->step_input = e->step_device.address;
+}
+
+/* Writes the planned rows into the host's copy of the step input, and sends it. */
+static void write_step(struct engine *e)
+{
+    char *host = e->step_host[e->plan.half].mapped;
     uint32_t seqs = count_sequences(e);
     memory_lay_out_step(e, e->plan.rows_count, (uint64_t)seqs * e->step_stride);
     uint32_t *ids = (uint32_t *)(host + e->layout.ids), *pos = (uint32_t *)(host + e->layout.pos);
     uint32_t *idx = (uint32_t *)(host + e->layout.logit_idx), banned_count = 0;
     struct sample_row *samples = (struct sample_row *)(host + e->layout.samples);
 
-    e->logit_rows = e->edits_count = e->logprob_rows = 0;
+    e->logit_rows = e->edits_count = e->draw_rows = e->logprob_rows = 0;
     for (uint32_t r = 0; r < e->plan.rows_count; r++) {
         const struct step_row *row = &e->plan.rows[r];
         const struct sequence *s = row->seq;
@@ -92,10 +113,7 @@ static void write_step(struct engine *e)
     write_pages(e, (uint32_t *)(host + e->layout.seq), (uint32_t *)(host + e->layout.pages));
     if (e->matrix != NULL)
         forward_matrix_plan(e, host);
-    gpu_copy(e->gpu, from, 0, &e->step_device, 0,
-             e->layout.banned + banned_count * sizeof(uint32_t));
-    gpu_copy(e->gpu, from, e->layout.edits, &e->step_device, e->layout.edits,
-             e->edits_count * sizeof(struct logit_edit));
+    send_step(e, e->layout.banned + banned_count * sizeof(uint32_t));
 }
 
 static enum err submit_step(struct engine *e, struct err_msg *why)
@@ -105,7 +123,8 @@ static enum err submit_step(struct engine *e, struct err_msg *why)
         return r;
     gpu_mark(e->gpu, "begin");
     write_step(e);
-    gpu_barrier(e->gpu);
+    if (e->options.profile)
+        gpu_mark(e->gpu, "input");
     forward_record(e);
     if (e->logit_rows > 0)
         gpu_copy(e->gpu, &e->tokens_device, 0, &e->tokens_host[e->plan.half], 0,
@@ -175,6 +194,24 @@ static size_t take_results(struct engine *e, const struct plan *plan)
     return events;
 }
 
+/* Whose rows they were. Rows of a sequence stand together, decodes first. */
+static size_t take_shares(struct engine *e, const struct plan *plan)
+{
+    size_t count = 0;
+    for (uint32_t r = 0; r < plan->rows_count; r++) {
+        const struct step_row *row = &plan->rows[r];
+        if (row->seq->arrival != row->arrival)
+            continue;
+        if (count == 0 || e->shares[count - 1].id != row->seq->id)
+            e->shares[count++] = (struct engine_share){.id = row->seq->id};
+        if (r < plan->decode_rows)
+            e->shares[count - 1].decode_tokens++;
+        else
+            e->shares[count - 1].prefill_tokens++;
+    }
+    return count;
+}
+
 static void add_to_profile(struct engine *e, const char *name, uint64_t ns)
 {
     size_t i = 0;
@@ -211,12 +248,15 @@ static enum err collect(struct engine *e, const struct plan *plan, size_t *ret_c
     enum err r = gpu_wait(e->gpu, why);
     if (r != ERR_OK)
         return r;
+    size_t shares = take_shares(e, plan);
     *ret_count = take_results(e, plan);
     uint32_t running = 0;
     for (uint32_t i = 0; i < e->live; i++)
         running += e->order[i]->active;
     *ret_stats = (struct engine_step_stats){.prefill_tokens = plan->prefill_rows,
                                             .decode_tokens = plan->decode_rows,
+                                            .shares = e->shares,
+                                            .shares_count = shares,
                                             .running = running,
                                             .waiting = e->live - running,
                                             .gpu_ns = step_gpu_ns(e)};
@@ -228,6 +268,17 @@ static enum err collect(struct engine *e, const struct plan *plan, size_t *ret_c
 static bool runs_ahead(const struct engine *e)
 {
     return e->options.logits_fn == NULL && gpu_timestamp_ns(e->gpu) > 0;
+}
+
+/* The next step's sizes, by the time of the one that ended. */
+static void fit_next(struct engine *e, const struct engine_step_stats *s)
+{
+    uint64_t ns = s->gpu_ns != 0 ? s->gpu_ns : s->wall_ns;
+    uint64_t target_ns = e->options.step_ms * NS_PER_MS;
+    e->chunk = chunk_after(e->chunk, e->info.chunk_tokens, s->prefill_tokens, s->decode_tokens, ns,
+                           target_ns);
+    e->decodes = decodes_after(e->decodes, e->info.max_seqs, s->prefill_tokens, s->decode_tokens,
+                               ns, target_ns);
 }
 
 enum err engine_step(struct engine *e, const struct engine_event **ret_events, size_t *ret_count,
@@ -260,6 +311,8 @@ enum err engine_step(struct engine *e, const struct engine_event **ret_events, s
     e->plan = done;
     stats.ahead = e->flight.rows_count > 0;
     stats.wall_ns = clock_mono_ns() - start_ns;
+    if (e->options.step_ms > 0)
+        fit_next(e, &stats);
     *ret_events = e->events;
     *ret_count = count;
     if (ret_stats != NULL)

@@ -12,15 +12,23 @@
 #include "proto/schema.h"
 #include "proto/socket.h"
 
-static const uint64_t slice_ns = 100 * NS_PER_MS; /* how often the connection is looked at */
+static const uint64_t slice_ns = 100 * NS_PER_MS; /* how often others are looked after */
 static const uint64_t first_resend_ns = 2 * NS_PER_S;
 static const uint64_t last_resend_ns = 16 * NS_PER_S;
+static const uint64_t again_ns = 5 * NS_PER_S; /* without a connection */
+static const uint64_t moves_ns = 5 * NS_PER_S; /* so long after something has moved */
 
 struct proto_client {
-    void *context, *zmq;
+    struct proto_zmq z;
     char *endpoint;
     uint64_t seq;
     uint64_t error_line;
+    uint64_t down_ns; /* since when there is no connection; 0: there is */
+    uint64_t slow_ns; /* 0: nobody is told */
+    void (*slow)(void *user, bool connected);
+    void *slow_user;
+    enum err (*meanwhile)(void *user, struct err_msg *why); /* NULL: nothing to do */
+    void *meanwhile_user;
     struct buf out;
     struct arena arena; /* with `frame`: what reply points to */
     zmq_msg_t frame;
@@ -30,9 +38,11 @@ struct proto_client {
 /* One call under way. */
 struct call {
     uint64_t deadline_ns, resend_ns, interval_ns;
-    bool to_send;  /* as soon as a connection takes it */
-    bool sent;     /* at least once */
-    bool was_lost; /* the connection it was sent on is gone */
+    uint64_t slow_ns;               /* when somebody is told; 0: not, or told */
+    uint64_t moved_bytes, moved_ns; /* on the wire when it moved last; 0: it did not yet */
+    bool to_send;                   /* as soon as a connection takes it */
+    bool sent;                      /* at least once */
+    bool was_lost;                  /* the connection it was sent on is gone */
 };
 
 static uint64_t *seq_field(struct msg *m)
@@ -53,7 +63,7 @@ enum err proto_client_open(const struct proto_socket_options *o, struct proto_cl
         return err_set(why, ERR_NOMEM, "%s: out of memory", o->endpoint);
     }
     zmq_msg_init(&c->frame);
-    enum err e = proto_zmq_open(&dealer, &c->context, &c->zmq, why);
+    enum err e = proto_zmq_open(&dealer, &c->z, why);
     if (e != ERR_OK) {
         proto_client_close(&c);
         return e;
@@ -69,11 +79,32 @@ void proto_client_close(struct proto_client **client)
     if (c == NULL)
         return;
     zmq_msg_close(&c->frame);
-    proto_zmq_close(c->context, c->zmq, 0);
+    proto_zmq_close(&c->z, 0);
     arena_free(&c->arena);
     buf_free(&c->out);
     free(c->endpoint);
     free(c);
+}
+
+void proto_client_when_slow(struct proto_client *c, int slow_ms,
+                            void (*slow)(void *user, bool connected), void *user)
+{
+    c->slow_ns = (uint64_t)slow_ms * NS_PER_MS;
+    c->slow = slow;
+    c->slow_user = user;
+}
+
+void proto_client_while_waiting(struct proto_client *c,
+                                enum err (*fn)(void *user, struct err_msg *why), void *user)
+{
+    c->meanwhile = fn;
+    c->meanwhile_user = user;
+}
+
+const char *proto_client_no_entry(const struct proto_client *c)
+{
+    bool final;
+    return handshake_why(c->z.handshake, &final);
 }
 
 uint64_t proto_client_error_line(const struct proto_client *c)
@@ -86,10 +117,8 @@ static enum err error_of_code(struct str code)
     static const struct {
         const char *code;
         enum err e;
-    } codes[] = {{"not_found", ERR_NOT_FOUND},
-                 {"conflict", ERR_CONFLICT},
-                 {"full", ERR_FULL},
-                 {"storage", ERR_IO},
+    } codes[] = {{"not_found", ERR_NOT_FOUND}, {"conflict", ERR_CONFLICT}, {"full", ERR_FULL},
+                 {"quota", ERR_FULL},          {"too_large", ERR_RANGE},   {"storage", ERR_IO},
                  {"internal", ERR_IO}};
     for (size_t i = 0; i < ARRAY_LEN(codes); i++) {
         if (str_eq(code, str_of(codes[i].code)))
@@ -104,7 +133,7 @@ static enum err receive(struct proto_client *c, struct err_msg *why)
 {
     int r;
     do
-        r = zmq_msg_recv(&c->frame, c->zmq, ZMQ_DONTWAIT);
+        r = zmq_msg_recv(&c->frame, c->z.socket, ZMQ_DONTWAIT);
     while (r < 0 && errno == EINTR);
     if (r < 0)
         return errno == EAGAIN ? ERR_AGAIN
@@ -113,7 +142,7 @@ static enum err receive(struct proto_client *c, struct err_msg *why)
     bool several = false;
     while (zmq_msg_more(&c->frame)) {
         several = true;
-        if (zmq_msg_recv(&c->frame, c->zmq, ZMQ_DONTWAIT) < 0 && errno != EINTR)
+        if (zmq_msg_recv(&c->frame, c->z.socket, ZMQ_DONTWAIT) < 0 && errno != EINTR)
             break;
     }
     if (several)
@@ -156,7 +185,7 @@ static enum err read_replies(struct proto_client *c, enum msg_type want, struct 
 static enum err send_request(struct proto_client *c, struct call *call, uint64_t now_ns,
                              struct err_msg *why)
 {
-    if (zmq_send(c->zmq, c->out.data, c->out.len, ZMQ_DONTWAIT) < 0) {
+    if (zmq_send(c->z.socket, c->out.data, c->out.len, ZMQ_DONTWAIT) < 0) {
         if (errno == EAGAIN || errno == EINTR)
             return ERR_OK; /* the connection went just now: the next slice tries again */
         return err_set(why, ERR_IO, "%s: cannot send: %s", c->endpoint, zmq_strerror(errno));
@@ -169,20 +198,45 @@ static enum err send_request(struct proto_client *c, struct call *call, uint64_t
     return ERR_OK;
 }
 
+static uint64_t bytes_moved(struct proto_client *c)
+{
+    struct proto_moved moved = proto_fd_moved(handshake_fd(c->z.handshake));
+    return moved.received + moved.taken;
+}
+
+/* On a slow wire, request or answer are under way as long as something moves. */
+static bool wire_moves(const struct call *call, uint64_t now_ns)
+{
+    return call->moved_ns != 0 && now_ns - call->moved_ns < moves_ns;
+}
+
 /* A DEALER is not told that its connection broke; but with ZMQ_IMMEDIATE it is writable only while
  * one stands. */
 static void watch_connection(struct proto_client *c, struct call *call, uint64_t now_ns)
 {
     int events = 0;
     size_t size = sizeof events;
-    if (call->sent && zmq_getsockopt(c->zmq, ZMQ_EVENTS, &events, &size) == 0) {
-        if ((events & ZMQ_POLLOUT) == 0)
+    if (zmq_getsockopt(c->z.socket, ZMQ_EVENTS, &events, &size) == 0) {
+        bool stands = (events & ZMQ_POLLOUT) != 0;
+        if (call->sent && !stands)
             call->was_lost = true;
         else if (call->was_lost)
             call->to_send = true;
+        if (stands)
+            c->down_ns = 0;
+        else if (c->down_ns == 0)
+            c->down_ns = now_ns;
+        else if (now_ns - c->down_ns > again_ns) {
+            proto_zmq_connect_again(c->z.socket, c->endpoint);
+            c->down_ns = now_ns;
+        }
     }
-    if (call->sent && now_ns >= call->resend_ns)
-        call->to_send = true;
+    if (proto_moves(&call->moved_bytes, bytes_moved(c)))
+        call->moved_ns = now_ns;
+    if (call->sent && now_ns >= call->resend_ns) {
+        call->to_send = call->to_send || !wire_moves(call, now_ns);
+        call->resend_ns = now_ns + call->interval_ns;
+    }
 }
 
 static enum err wait_reply(struct proto_client *c, struct call *call, enum msg_type want,
@@ -190,10 +244,17 @@ static enum err wait_reply(struct proto_client *c, struct call *call, enum msg_t
 {
     for (;;) {
         uint64_t now_ns = clock_mono_ns();
-        if (now_ns >= call->deadline_ns)
-            return ERR_AGAIN;
+        if (now_ns >= call->deadline_ns) {
+            if (!call->sent || !wire_moves(call, now_ns))
+                return ERR_AGAIN;
+            call->deadline_ns = now_ns + first_resend_ns;
+        }
+        if (call->slow_ns != 0 && now_ns >= call->slow_ns) {
+            call->slow_ns = 0;
+            c->slow(c->slow_user, call->sent && !call->was_lost);
+        }
         uint64_t wait_ns = min_u64(slice_ns, call->deadline_ns - now_ns);
-        zmq_pollitem_t item = {.socket = c->zmq,
+        zmq_pollitem_t item = {.socket = c->z.socket,
                                .events = (short)(ZMQ_POLLIN | (call->to_send ? ZMQ_POLLOUT : 0))};
         int r = zmq_poll(&item, 1, (long)div_up(wait_ns, NS_PER_MS));
         if (r < 0 && errno != EINTR)
@@ -207,6 +268,12 @@ static enum err wait_reply(struct proto_client *c, struct call *call, enum msg_t
                 return e;
         }
         watch_connection(c, call, clock_mono_ns());
+        if (r <= 0 && c->meanwhile != NULL && (e = c->meanwhile(c->meanwhile_user, why)) != ERR_OK)
+            return e;
+        bool final = false;
+        if (handshake_failed(c->z.handshake) && handshake_why(c->z.handshake, &final)[0] != '\0' &&
+            final)
+            return err_set(why, ERR_PROTO, "%s: %s", c->endpoint, proto_client_no_entry(c));
     }
 }
 
@@ -225,10 +292,14 @@ enum err proto_client_call(struct proto_client *c, struct msg *m, int timeout_ms
     struct call call = {.deadline_ns =
                             now_ns + (timeout_ms > 0 ? (uint64_t)timeout_ms * NS_PER_MS : 0),
                         .interval_ns = first_resend_ns,
+                        .slow_ns = c->slow_ns == 0 ? 0 : now_ns + c->slow_ns,
+                        .moved_bytes = bytes_moved(c),
                         .to_send = true};
     e = wait_reply(c, &call, want, why);
     if (e == ERR_OK)
         *ret = &c->reply;
+    else if (e == ERR_AGAIN && proto_client_no_entry(c)[0] != '\0')
+        err_set(why, e, "%s: %s", c->endpoint, proto_client_no_entry(c));
     else if (e == ERR_AGAIN)
         err_set(why, e, "%s: %s within %d ms (%s)", c->endpoint,
                 call.sent ? "no answer from the broker" : "no connection to a broker", timeout_ms,

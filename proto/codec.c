@@ -414,7 +414,14 @@ static const msgpack_object *find_key(const msgpack_object_map *map, char key)
     return NULL;
 }
 
-/* The version comes first: a peer of another one deserves to hear just that. */
+static bool is_error(const msgpack_object *type)
+{
+    return type != NULL && type->type == MSGPACK_OBJECT_STR &&
+           str_eq((struct str){type->via.str.ptr, type->via.str.size}, STR_LIT("ERROR"));
+}
+
+/* The version comes first: a peer of another one deserves to hear just that. It hears it by an
+ * ERROR, which is the same in every version. */
 static enum err read_envelope(const msgpack_object_map *map, enum msg_type *ret,
                               struct err_msg *why)
 {
@@ -424,8 +431,9 @@ static enum err read_envelope(const msgpack_object_map *map, enum msg_type *ret,
     if (v->type != MSGPACK_OBJECT_POSITIVE_INTEGER)
         return err_set(why, ERR_PROTO, "message: \"v\" is %s; expected protocol version %d",
                        found_name(v->type), PROTO_VERSION);
-    if (v->via.u64 != PROTO_VERSION)
-        return err_set(why, ERR_PROTO, "message: protocol version %llu; expected %d",
+    if (v->via.u64 != PROTO_VERSION && !is_error(t))
+        return err_set(why, ERR_PROTO,
+                       "message: protocol version %llu; expected %d: upgrade the older program",
                        (unsigned long long)v->via.u64, PROTO_VERSION);
     if (t == NULL)
         return err_set(why, ERR_PROTO, "message: \"t\" (its type) is missing");
@@ -443,9 +451,10 @@ static enum err read_envelope(const msgpack_object_map *map, enum msg_type *ret,
                    name.len < 40 ? (int)name.len : 40, name.data);
 }
 
-static enum err unpack(const void *bytes, size_t len, msgpack_unpacked *ret, struct err_msg *why)
+static enum err unpack(const void *bytes, size_t len, size_t max_objects, msgpack_unpacked *ret,
+                       struct err_msg *why)
 {
-    enum err e = proto_scan(bytes, len, why);
+    enum err e = proto_scan(bytes, len, max_objects, why);
     if (e != ERR_OK)
         return e;
     size_t at = 0;
@@ -465,7 +474,7 @@ enum err proto_decode(const void *bytes, size_t len, struct arena *arena, struct
     memset(&m, 0, sizeof m);
     msgpack_unpacked u;
     msgpack_unpacked_init(&u);
-    enum err e = unpack(bytes, len, &u, why);
+    enum err e = unpack(bytes, len, PROTO_MAX_MESSAGE_OBJECTS, &u, why);
     if (e == ERR_OK)
         e = read_envelope(&u.data.via.map, &m.type, why);
     if (e == ERR_OK) {
@@ -489,7 +498,7 @@ static enum err decode_body(const struct proto_schema *s, const void *bytes, siz
     struct place where = {NULL, s->name, 0};
     msgpack_unpacked u;
     msgpack_unpacked_init(&u);
-    enum err e = unpack(bytes, len, &u, why);
+    enum err e = unpack(bytes, len, PROTO_MAX_BODY_OBJECTS, &u, why);
     if (e != ERR_OK)
         err_prefix(why, e, "%s", s->name);
     else
@@ -526,3 +535,4 @@ static const struct proto_schema *body_schema(const char *name)
 DEFINE_BODY(REQUEST, request, PROTO_MAX_BODY_BYTES)
 DEFINE_BODY(OUTPUT, output, PROTO_MAX_BODY_BYTES)
 DEFINE_BODY(CHECKPOINT, checkpoint, PROTO_MAX_CHECKPOINT_BYTES)
+DEFINE_BODY(SCHEDULE, schedule, PROTO_MAX_TEXT_BYTES)

@@ -31,5 +31,6 @@ enum err proto_decode(const void *bytes, size_t len, struct arena *arena, struct
 PROTO_DECLARE_BODY(REQUEST, request)
 PROTO_DECLARE_BODY(OUTPUT, output)
 PROTO_DECLARE_BODY(CHECKPOINT, checkpoint)
+PROTO_DECLARE_BODY(SCHEDULE, schedule)
 
 #endif

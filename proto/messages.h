@@ -22,7 +22,7 @@
 
 enum {
     PROTO_VERSION = 1,
-    PROTO_MAX_MESSAGE_BYTES = 64 << 20, /* also ZMQ_MAXMSGSIZE */
+    PROTO_MAX_MESSAGE_BYTES = 32 << 20, /* also ZMQ_MAXMSGSIZE */
     PROTO_MAX_ID_BYTES = 128,
     PROTO_MAX_CUSTOM_ID_BYTES = 512,
     PROTO_MAX_TEXT_BYTES = 4096,
@@ -31,10 +31,13 @@ enum {
     PROTO_MAX_CHOICES = 128,
     PROTO_MAX_LINES_A_SUBMIT = 1024, /* and about 4 MiB of bodies */
     PROTO_MAX_CHECKPOINT_BYTES = 4 << 20,
+    PROTO_MAX_CHUNK_BYTES = 512 << 10, /* of a model file; heartbeats wait behind one */
+    PROTO_MAX_MODELS = 64,             /* of a worker */
     PROTO_MAX_DEPTH = 5,
     PROTO_MAX_FIELDS = 64, /* entries of one map, unknown ones included */
-    PROTO_MAX_OBJECTS =
-        8 << 20, /* values in one message: 24 bytes of memory each while it is decoded */
+    /* Values, keys included: 24 bytes of memory each while they are decoded. */
+    PROTO_MAX_MESSAGE_OBJECTS = 2 << 20,
+    PROTO_MAX_BODY_OBJECTS = 8 << 20, /* log-probabilities */
 };
 
 /* ---- records ---- */
@@ -43,7 +46,8 @@ enum {
     F(STR, name, PROTO_MAX_ID_BYTES, REQ, "file name without directory and .gguf")                 \
     F(STR, hash, 64, REQ, "XXH3-128 of the file's bytes, hexadecimal")                             \
     F(STR, quantization, 64, OPT, "the type most weights have, as Q4_K")                           \
-    F(U64, context_tokens, 0, OPT, "longest sequence")
+    F(U64, context_tokens, 0, OPT, "longest sequence")                                             \
+    F(U64, bytes, 0, OPT, "of the file; 0: unknown")
 
 #define REC_GRANT_JOB(F, L)                                                                        \
     F(U64, job, 0, REQ, "the ledger's number of the job")                                          \
@@ -54,8 +58,7 @@ enum {
     F(STR, custom_id, PROTO_MAX_CUSTOM_ID_BYTES, OPT, "the user's id")                             \
     F(STR, model, PROTO_MAX_ID_BYTES, OPT, "model name or hash the batch asks for; empty: any")    \
     F(BIN, body, PROTO_MAX_BODY_BYTES, REQ, "the request: REC_REQUEST")                            \
-    F(BIN, checkpoint, PROTO_MAX_CHECKPOINT_BYTES, OPT, "REC_CHECKPOINT of an earlier lease")      \
-    F(U64, deadline_ms, 0, OPT, "Unix time after which a result is of no use; 0: none")
+    F(BIN, checkpoint, PROTO_MAX_CHECKPOINT_BYTES, OPT, "REC_CHECKPOINT of an earlier lease")
 
 #define REC_RESULT(F, L)                                                                           \
     F(U64, job, 0, REQ, "")                                                                        \
@@ -63,7 +66,8 @@ enum {
     F(BOOL, failed, 0, REQ, "true: the request is refused for good (the body says why)")           \
     F(BIN, body, PROTO_MAX_BODY_BYTES, REQ, "REC_OUTPUT")                                          \
     F(U64, prompt_tokens, 0, OPT, "")                                                              \
-    F(U64, completion_tokens, 0, OPT, "")
+    F(U64, completion_tokens, 0, OPT, "")                                                          \
+    F(F64, energy_j, 0, OPT, "as REC_OUTPUT's, for the batch's sum; 0: unknown")
 
 #define REC_ACK(F, L)                                                                              \
     F(U64, job, 0, REQ, "")                                                                        \
@@ -97,10 +101,32 @@ enum {
     F(BIN, refusal, PROTO_MAX_BODY_BYTES, OPT, "REC_OUTPUT with the 4xx error: stored as result")  \
     F(U64S, prefix_hashes, 64, OPT, "XXH3-64 of the prompt's first 256, 512, 1024, ... bytes")
 
+/* When and how much of a batch runs; its owner may change it at any time. Times are the user's, of
+ * the clock on the wall; minutes are of the broker's local day. */
+#define SCHEDULE_FIELDS(F)                                                                         \
+    F(U64, priority, 255, OPT, "higher first; absent or 0: 100")                                   \
+    F(BOOL, paused, 0, OPT, "no job starts")                                                       \
+    F(U64, max_parallel, 0, OPT, "most jobs that run at a time; 0: any number")                    \
+    F(U64, not_before_ms, 0, OPT, "Unix time: no job starts before")                               \
+    F(U64, not_after_ms, 0, OPT, "Unix time: no job starts from then on; 0: no such time")         \
+    F(U64, daily_from_min, 1439, OPT, "of each day: no job starts before")                         \
+    F(U64, daily_until_min, 1439, OPT, "nor from then on; both the same: all day")                 \
+    F(U64, deadline_ms, 0, OPT, "Unix time: what is not done then fails as batch_expired; 0: never")
+
+#define REC_SCHEDULE(F, L) SCHEDULE_FIELDS(F)
+
+/* In BATCH_SET's `changes`. */
+#define SCHEDULE_BIT(name) (UINT64_C(1) << SCHEDULE_PLACE_##name)
+enum schedule_place {
+#define SCHEDULE_PLACE(kind, name, limit, need, doc) SCHEDULE_PLACE_##name,
+    SCHEDULE_FIELDS(SCHEDULE_PLACE)
+#undef SCHEDULE_PLACE
+};
+
 #define REC_BATCH(F, L)                                                                            \
     F(STR, batch, PROTO_MAX_ID_BYTES, REQ, "")                                                     \
     F(STR, state, 32, REQ, "open, in_progress, completed or cancelled")                            \
-    F(U64, priority, 255, OPT, "higher first; 100 is the default")                                 \
+    SCHEDULE_FIELDS(F)                                                                             \
     F(STR, model, PROTO_MAX_ID_BYTES, OPT, "")                                                     \
     F(U64, created_ms, 0, OPT, "Unix time")                                                        \
     F(U64, completed_ms, 0, OPT, "Unix time; 0: not yet")                                          \
@@ -112,9 +138,14 @@ enum {
     F(U64, cancelled, 0, REQ, "")                                                                  \
     F(U64, prompt_tokens, 0, OPT, "of finished jobs")                                              \
     F(U64, completion_tokens, 0, OPT, "of finished jobs")                                          \
+    F(F64, energy_j, 0, OPT, "of the jobs whose results tell it; 0: unknown")                      \
+    F(U64, energy_jobs, 0, OPT, "how many of the finished jobs these are")                         \
     F(U64, running_tokens, 0, OPT, "completion tokens of leased jobs so far")                      \
     F(BOOL, sealed, 0, REQ, "no more lines will come")                                             \
-    F(STR, problem, PROTO_MAX_TEXT_BYTES, OPT, "why nothing moves, if nothing does")
+    F(STR, problem, PROTO_MAX_TEXT_BYTES, OPT, "why nothing moves, if nothing does")               \
+    F(STR, client, PROTO_MAX_ID_BYTES, OPT, "whose quota it counts for")                           \
+    F(F64, jobs_per_s, 0, OPT, "finished over the last minutes; 0: unknown, or nothing moves")     \
+    F(U64, eta_ms, 0, OPT, "until all lines are finished, at that speed; 0: unknown")
 
 #define HEADROOM_FIELDS(F)                                                                         \
     F(F64, temp_c, 0, OPT, "0: unknown")                                                           \
@@ -124,14 +155,17 @@ enum {
     F(F64, power_w, 0, OPT, "0: unknown")                                                          \
     F(F64, power_limit_w, 0, OPT, "0: unknown")                                                    \
     F(U64, throttle_bits, 0, OPT, "1 thermal, 2 power, 4 hardware brake")                          \
-    F(F64, duty, 0, OPT, "share of time the engine may run, 0..1")                                 \
+    F(F64, duty, 0, OPT, "share of time the engine may run, up to 1; 0: unknown")                  \
     F(F64, pace_ms, 0, OPT, "the governor's delay after each 50 ms of work")                       \
-    F(U64, kv_tokens_free, 0, OPT, "")                                                             \
-    F(U64, kv_tokens_total, 0, OPT, "")                                                            \
+    F(U64, kv_tokens_free, 0, OPT, "of kv_tokens_total")                                           \
+    F(U64, kv_tokens_total, 0, OPT, "0: unknown, as all of these until the worker says more")      \
     F(U64, vram_free_bytes, 0, OPT, "0: unknown")                                                  \
     F(F64, prefill_tokens_per_s, 0, OPT, "")                                                       \
     F(F64, decode_tokens_per_s, 0, OPT, "")                                                        \
-    F(F64, joules_per_token, 0, OPT, "0: unknown")                                                 \
+    F(F64, joules_per_token, 0, OPT, "of tokens computed now, prompts' too; 0: unknown")           \
+    F(F64, energy_j, 0, OPT, "the device's since the worker's start, idle time too; 0: unknown")   \
+    F(F64, temp_mean_c, 0, OPT, "since the worker's start; 0: unknown")                            \
+    F(F64, temp_peak_c, 0, OPT, "since the worker's start; 0: unknown")                            \
     F(U64, prefill_tokens, 0, OPT, "prompt tokens computed since the worker's start")              \
     F(U64, cached_tokens, 0, OPT, "prompt tokens found in the prefix cache instead, since then")
 
@@ -141,11 +175,26 @@ enum {
     F(STR, device, PROTO_MAX_ID_BYTES, OPT, "")                                                    \
     F(STR, model, PROTO_MAX_ID_BYTES, OPT, "")                                                     \
     F(STR, numeric_class, PROTO_MAX_ID_BYTES, OPT, "")                                             \
-    F(STR, state, 32, REQ, "ready, draining or lost")                                              \
+    F(STR, state, 32, REQ, "ready, loading (another model), draining or lost")                     \
     F(U64, leased, 0, OPT, "jobs it holds")                                                        \
     F(U64, done, 0, OPT, "results in this session")                                                \
     F(U64, seen_ms, 0, OPT, "milliseconds since its last message")                                 \
     HEADROOM_FIELDS(F)
+
+#define REC_EVENT(F, L)                                                                            \
+    F(U64, seq, 0, REQ, "ascends, also over restarts of the broker")                               \
+    F(U64, at_ms, 0, REQ, "Unix time")                                                             \
+    F(STR, kind, 32, REQ, "as worker_lost; docs/operations.md has them all")                       \
+    F(STR, subject, PROTO_MAX_ID_BYTES, OPT, "the worker or batch")                                \
+    F(STR, text, PROTO_MAX_TEXT_BYTES, OPT, "one line")
+
+#define REC_MODEL_AT(F, L)                                                                         \
+    F(STR, name, PROTO_MAX_ID_BYTES, REQ, "file name without directory and .gguf")                 \
+    F(STR, hash, 64, REQ, "XXH3-128 of the file's bytes, hexadecimal")                             \
+    F(STR, quantization, 64, OPT, "")                                                              \
+    F(U64, bytes, 0, OPT, "of the file; 0: unknown")                                               \
+    F(STR, worker, PROTO_MAX_ID_BYTES, OPT, "who has it; empty: the broker's folder")              \
+    F(STR, state, 32, OPT, "of a worker: loaded, loading, there or fetching")
 
 #define REC_FETCHED(F, L)                                                                          \
     F(U64, seq, 0, REQ, "place in the order of completion, from 1")                                \
@@ -228,7 +277,9 @@ enum {
     F(STR, worker, PROTO_MAX_ID_BYTES, OPT, "")                                                    \
     F(U64, started_ms, 0, OPT, "Unix time")                                                        \
     F(U64, finished_ms, 0, OPT, "Unix time")                                                       \
-    F(F64, energy_j, 0, OPT, "this job's share; 0: unknown")
+    F(F64, energy_j, 0, OPT,                                                                       \
+      "this job's share of what its worker's device used (worker/core.h), in this lease alone; "   \
+      "0: unknown")
 
 #define REC_CHECKPOINT(F, L)                                                                       \
     F(STR, numeric_class, PROTO_MAX_ID_BYTES, REQ, "only a worker of this class goes on from it")  \
@@ -246,6 +297,8 @@ enum {
     X(LINE, line)                                                                                  \
     X(BATCH, batch)                                                                                \
     X(WORKER, worker)                                                                              \
+    X(EVENT, event)                                                                                \
+    X(MODEL_AT, model_at)                                                                          \
     X(FETCHED, fetched)                                                                            \
     X(CHAT_MESSAGE, chat_message)                                                                  \
     X(TEXT, text)                                                                                  \
@@ -254,7 +307,8 @@ enum {
     X(LOGPROB, logprob)                                                                            \
     X(CHOICE, choice)                                                                              \
     X(OUTPUT, output)                                                                              \
-    X(CHECKPOINT, checkpoint)
+    X(CHECKPOINT, checkpoint)                                                                      \
+    X(SCHEDULE, schedule)
 
 /* ---- messages: worker <-> broker ---- */
 
@@ -265,10 +319,15 @@ enum {
     F(STR, device, PROTO_MAX_ID_BYTES, REQ, "")                                                    \
     F(STR, driver, PROTO_MAX_ID_BYTES, REQ, "")                                                    \
     F(STR, numeric_class, PROTO_MAX_ID_BYTES, REQ, "same class, same bytes")                       \
-    L(MODEL, models, 64, REQ, "what it can run; the first is loaded")                              \
+    L(MODEL, models, PROTO_MAX_MODELS, REQ, "what it can run; the first is loaded")                \
     F(U64, max_jobs, 0, REQ, "sequences at a time")                                                \
     F(U64, kv_tokens, 0, REQ, "size of its KV cache")                                              \
-    L(JOB_REF, holding, PROTO_MAX_LIST, OPT, "leases it still holds, from before a reconnect")
+    L(JOB_REF, holding, PROTO_MAX_LIST, OPT, "leases it still holds, from before a reconnect")     \
+    F(U64, process, 0, OPT,                                                                        \
+      "drawn at the program's start: another one means that it was restarted; 0: unknown")         \
+    F(STR, ledger, PROTO_MAX_ID_BYTES, OPT, "WELCOME.broker when it was given what it holds")      \
+    F(U64, load_ms, 0, OPT, "how long its model took to load; 0: unknown")                         \
+    F(BOOL, fetches, 0, OPT, "it fetches models from the broker when BEAT_OK says so")
 #define MSG_WELCOME(F, L)                                                                          \
     F(STR, broker, PROTO_MAX_ID_BYTES, REQ, "the ledger's id")                                     \
     F(U64, session, 0, REQ, "new with every HELLO; credits start at 0")                            \
@@ -281,8 +340,7 @@ enum {
       "the broker may grant until the session's count of granted jobs "                            \
       "is this (cumulative, so a repeated PULL grants nothing twice)")                             \
     F(U64, credit_tokens, 0, OPT, "KV tokens free now")                                            \
-    HEADROOM_FIELDS(F)                                                                             \
-    F(U64S, prefix_hashes, 256, OPT, "prompt prefixes in its cache, as in LINE")
+    HEADROOM_FIELDS(F)
 #define MSG_GRANT(F, L)                                                                            \
     F(U64, session, 0, REQ, "")                                                                    \
     L(GRANT_JOB, jobs, 1024, REQ, "")
@@ -296,11 +354,27 @@ enum {
     L(RUNNING, running, PROTO_MAX_LIST, OPT,                                                       \
       "every lease it holds, finished ones not yet "                                               \
       "acknowledged too: this renews them")                                                        \
+    F(STR, unfetchable, 64, OPT, "hash of a model that it tried to fetch in vain")                 \
     HEADROOM_FIELDS(F)
 #define MSG_BEAT_OK(F, L)                                                                          \
     F(U64, session, 0, REQ, "")                                                                    \
     F(BOOL, drain, 0, OPT, "finish what is short, hand back the rest, leave")                      \
-    L(JOB_REF, cancel, PROTO_MAX_LIST, OPT, "stop these: cancelled, or not yours any more")
+    L(JOB_REF, cancel, PROTO_MAX_LIST, OPT, "stop these: cancelled, or not yours any more")        \
+    F(STR, load, 64, OPT,                                                                          \
+      "hash of one of its models: finish what runs, load it, say HELLO anew; no grants meanwhile") \
+    F(STR, fetch, 64, OPT, "hash of a model to fetch beside its work; then HELLO anew")            \
+    F(STR, fetch_name, PROTO_MAX_ID_BYTES, OPT, "that model's name")                               \
+    F(U64, fetch_bytes, 0, OPT, "and size")
+#define MSG_MODEL_FETCH(F, L)                                                                      \
+    F(U64, session, 0, REQ, "")                                                                    \
+    F(STR, hash, 64, REQ, "BEAT_OK.fetch; one is on its way at a time")                            \
+    F(U64, offset, 0, REQ, "where the chunk begins in the file")
+#define MSG_MODEL_CHUNK(F, L)                                                                      \
+    F(U64, session, 0, REQ, "")                                                                    \
+    F(STR, hash, 64, REQ, "")                                                                      \
+    F(U64, offset, 0, REQ, "")                                                                     \
+    F(BIN, data, PROTO_MAX_CHUNK_BYTES, REQ, "empty: the broker cannot read it any more")          \
+    F(U64, sum, 0, REQ, "XXH3-64 of data")
 #define MSG_NACK(F, L)                                                                             \
     F(U64, session, 0, REQ, "")                                                                    \
     L(NACK_JOB, jobs, PROTO_MAX_LIST, REQ, "")
@@ -313,17 +387,27 @@ enum {
 #define MSG_BATCH_NEW(F, L)                                                                        \
     F(U64, seq, 0, REQ, "")                                                                        \
     F(STR, batch, PROTO_MAX_ID_BYTES, REQ, "chosen by the client; there already: a no-op")         \
-    F(U64, priority, 255, OPT, "higher first; absent or 0: 100")                                   \
-    F(U64, max_attempts, 100, OPT, "leases before a job is poison; absent or 0: 3")                \
+    SCHEDULE_FIELDS(F)                                                                             \
+    F(U64, max_attempts, 100, OPT,                                                                 \
+      "losses while alone on a worker before a job is poison; absent or 0: 3")                     \
     F(STR, model, PROTO_MAX_ID_BYTES, OPT, "name or hash of the model; empty: any")                \
     F(STR, options_hash, 64, OPT,                                                                  \
       "of all that shapes the outputs: another under the same id "                                 \
       "is a conflict")                                                                             \
-    F(STR, options_text, PROTO_MAX_TEXT_BYTES, OPT, "the same for people, shown on a conflict")
+    F(STR, options_text, PROTO_MAX_TEXT_BYTES, OPT, "the same for people, shown on a conflict")    \
+    F(STR, client, PROTO_MAX_ID_BYTES, OPT,                                                        \
+      "whose quota its lines count for, as the client says; empty: one for all that say nothing")
 #define MSG_BATCH_OK(F, L)                                                                         \
     F(U64, seq, 0, REQ, "")                                                                        \
     F(BOOL, existed, 0, REQ, "")                                                                   \
-    L(BATCH, batches, 1, REQ, "its state: exactly one")
+    L(BATCH, batches, 1, REQ, "its state: exactly one")                                            \
+    F(STR, warning, PROTO_MAX_TEXT_BYTES, OPT, "why nobody could run it now, for people")
+#define MSG_BATCH_SET(F, L)                                                                        \
+    F(U64, seq, 0, REQ, "")                                                                        \
+    F(STR, batch, PROTO_MAX_ID_BYTES, REQ, "the reply is BATCH_OK, after the commit is synced")    \
+    SCHEDULE_FIELDS(F)                                                                             \
+    F(U64, changes, 255, OPT,                                                                      \
+      "which of these are meant: 1 priority, 2 paused, 4 max_parallel, ...; absent or 0: all")
 #define MSG_SUBMIT(F, L)                                                                           \
     F(U64, seq, 0, REQ, "")                                                                        \
     F(STR, batch, PROTO_MAX_ID_BYTES, REQ, "")                                                     \
@@ -339,11 +423,13 @@ enum {
 #define MSG_OK(F, L) F(U64, seq, 0, REQ, "")
 #define MSG_STATUS(F, L)                                                                           \
     F(U64, seq, 0, REQ, "")                                                                        \
-    F(STR, batch, PROTO_MAX_ID_BYTES, OPT, "empty: all")
+    F(STR, batch, PROTO_MAX_ID_BYTES, OPT, "empty: all")                                           \
+    F(BOOL, workers_only, 0, OPT, "no batches")
 #define MSG_STATUS_OK(F, L)                                                                        \
     F(U64, seq, 0, REQ, "")                                                                        \
     F(U64, uptime_ms, 0, OPT, "")                                                                  \
-    L(BATCH, batches, PROTO_MAX_LIST, REQ, "")                                                     \
+    L(BATCH, batches, PROTO_MAX_LIST, REQ, "of all: it stops at about 8 MiB")                      \
+    F(U64, left_out, 0, OPT, "batches that did not fit: ask for them by name")                     \
     L(WORKER, workers, PROTO_MAX_LIST, REQ, "")
 #define MSG_FETCH(F, L)                                                                            \
     F(U64, seq, 0, REQ, "")                                                                        \
@@ -361,38 +447,80 @@ enum {
 #define MSG_CANCEL_OK(F, L)                                                                        \
     F(U64, seq, 0, REQ, "")                                                                        \
     F(U64, cancelled, 0, REQ, "")
+#define MSG_DRAIN(F, L)                                                                            \
+    F(U64, seq, 0, REQ, "")                                                                        \
+    F(STR, worker, PROTO_MAX_ID_BYTES, OPT, "one by its name")                                     \
+    F(STR, host, PROTO_MAX_ID_BYTES, OPT, "or all of a machine")
+#define MSG_DRAIN_OK(F, L)                                                                         \
+    F(U64, seq, 0, REQ, "")                                                                        \
+    F(U64, workers, 0, REQ, "asked to leave; they get no more jobs from now on")                   \
+    F(U64, jobs, 0, REQ, "that they hold")
+#define MSG_EVENTS(F, L)                                                                           \
+    F(U64, seq, 0, REQ, "")                                                                        \
+    F(U64, after, 0, REQ, "0, or the seq of the last event seen")
+#define MSG_EVENTS_OK(F, L)                                                                        \
+    F(U64, seq, 0, REQ, "")                                                                        \
+    L(EVENT, events, 512, REQ, "the first ones after it that are still kept; empty: none now")
+#define MSG_MODELS(F, L) F(U64, seq, 0, REQ, "")
+#define MSG_MODELS_OK(F, L)                                                                        \
+    F(U64, seq, 0, REQ, "")                                                                        \
+    L(MODEL_AT, models, PROTO_MAX_LIST, REQ, "the broker's first")
+#define MSG_BACKUP(F, L)                                                                           \
+    F(U64, seq, 0, REQ, "")                                                                        \
+    F(U64, token, 0, REQ, "drawn for each backup: the same again asks how far that one is")        \
+    F(STR, name, PROTO_MAX_ID_BYTES, REQ, "of a new file in the broker's folder of backups")
+#define MSG_BACKUP_OK(F, L)                                                                        \
+    F(U64, seq, 0, REQ, "")                                                                        \
+    F(STR, path, PROTO_MAX_TEXT_BYTES, REQ, "where it is, on the broker's machine")                \
+    F(BOOL, done, 0, REQ, "false: ask again")                                                      \
+    F(U64, bytes, 0, OPT, "copied so far")                                                         \
+    F(U64, total_bytes, 0, OPT, "")
 #define MSG_ERROR(F, L)                                                                            \
     F(U64, seq, 0, OPT, "of the request; 0: none could be read")                                   \
-    F(STR, code, 64, REQ, "bad_message, version, not_found, conflict, full, storage or internal")  \
+    F(STR, code, 64, REQ,                                                                          \
+      "full, quota (try again later), too_large (of several lines: try fewer), bad_message, "      \
+      "version, not_found, conflict, forbidden (by the key's roles), storage or internal")         \
     F(STR, text, PROTO_MAX_TEXT_BYTES, REQ, "one line: what, where, what was expected")            \
     F(U64, line, 0, OPT, "the line at fault")
 
+/* X(NAME, name, role): the role (roles.h) that its sender needs; BROKER: only a broker sends it. */
 #define PROTO_MESSAGES(X)                                                                          \
-    X(HELLO, hello)                                                                                \
-    X(WELCOME, welcome)                                                                            \
-    X(PULL, pull)                                                                                  \
-    X(GRANT, grant)                                                                                \
-    X(RESULTS, results)                                                                            \
-    X(ACKS, acks)                                                                                  \
-    X(BEAT, beat)                                                                                  \
-    X(BEAT_OK, beat_ok)                                                                            \
-    X(NACK, nack)                                                                                  \
-    X(BYE, bye)                                                                                    \
-    X(BYE_OK, bye_ok)                                                                              \
-    X(RECONNECT, reconnect)                                                                        \
-    X(BATCH_NEW, batch_new)                                                                        \
-    X(BATCH_OK, batch_ok)                                                                          \
-    X(SUBMIT, submit)                                                                              \
-    X(SUBMIT_OK, submit_ok)                                                                        \
-    X(SEAL, seal)                                                                                  \
-    X(OK, ok)                                                                                      \
-    X(STATUS, status)                                                                              \
-    X(STATUS_OK, status_ok)                                                                        \
-    X(FETCH, fetch)                                                                                \
-    X(FETCH_OK, fetch_ok)                                                                          \
-    X(CANCEL, cancel)                                                                              \
-    X(CANCEL_OK, cancel_ok)                                                                        \
-    X(ERROR, error)
+    X(HELLO, hello, WORK)                                                                          \
+    X(WELCOME, welcome, BROKER)                                                                    \
+    X(PULL, pull, WORK)                                                                            \
+    X(GRANT, grant, BROKER)                                                                        \
+    X(RESULTS, results, WORK)                                                                      \
+    X(ACKS, acks, BROKER)                                                                          \
+    X(BEAT, beat, WORK)                                                                            \
+    X(BEAT_OK, beat_ok, BROKER)                                                                    \
+    X(MODEL_FETCH, model_fetch, WORK)                                                              \
+    X(MODEL_CHUNK, model_chunk, BROKER)                                                            \
+    X(NACK, nack, WORK)                                                                            \
+    X(BYE, bye, WORK)                                                                              \
+    X(BYE_OK, bye_ok, BROKER)                                                                      \
+    X(RECONNECT, reconnect, BROKER)                                                                \
+    X(BATCH_NEW, batch_new, SUBMIT)                                                                \
+    X(BATCH_OK, batch_ok, BROKER)                                                                  \
+    X(BATCH_SET, batch_set, SUBMIT)                                                                \
+    X(SUBMIT, submit, SUBMIT)                                                                      \
+    X(SUBMIT_OK, submit_ok, BROKER)                                                                \
+    X(SEAL, seal, SUBMIT)                                                                          \
+    X(OK, ok, BROKER)                                                                              \
+    X(STATUS, status, SUBMIT)                                                                      \
+    X(STATUS_OK, status_ok, BROKER)                                                                \
+    X(FETCH, fetch, SUBMIT)                                                                        \
+    X(FETCH_OK, fetch_ok, BROKER)                                                                  \
+    X(CANCEL, cancel, SUBMIT)                                                                      \
+    X(CANCEL_OK, cancel_ok, BROKER)                                                                \
+    X(DRAIN, drain, ADMIN)                                                                         \
+    X(DRAIN_OK, drain_ok, BROKER)                                                                  \
+    X(EVENTS, events, ADMIN)                                                                       \
+    X(EVENTS_OK, events_ok, BROKER)                                                                \
+    X(MODELS, models, SUBMIT)                                                                      \
+    X(MODELS_OK, models_ok, BROKER)                                                                \
+    X(BACKUP, backup, ADMIN)                                                                       \
+    X(BACKUP_OK, backup_ok, BROKER)                                                                \
+    X(ERROR, error, BROKER)
 
 /* ---- the C structs: rec_model, msg_hello, ... ---- */
 
@@ -414,6 +542,16 @@ struct u64s {
         size_t count;                                                                              \
     } name;
 
+/* Copies fields that a list as HEADROOM_FIELDS gives to several messages, from one of them (or from
+ * a struct with these members) to another; pointers to both. */
+#define PROTO_COPY_FIELD(kind, name, limit, need, doc) to_->name = from_->name;
+#define PROTO_COPY(FIELDS, to, from)                                                               \
+    do {                                                                                           \
+        __typeof__(to) to_ = (to);                                                                 \
+        __typeof__(from) from_ = (from);                                                           \
+        FIELDS(PROTO_COPY_FIELD)                                                                   \
+    } while (0)
+
 /* Lists name their record by its upper-case name: struct rec_GRANT_JOB. */
 #define X(NAME, name)                                                                              \
     struct rec_##NAME {                                                                            \
@@ -422,7 +560,7 @@ struct u64s {
 PROTO_RECORDS(X)
 #undef X
 
-#define X(NAME, name)                                                                              \
+#define X(NAME, name, role)                                                                        \
     struct msg_##name {                                                                            \
         MSG_##NAME(PROTO_C_FIELD, PROTO_C_LIST)                                                    \
     };
@@ -431,7 +569,7 @@ PROTO_MESSAGES(X)
 
 enum msg_type {
     MSG_NONE,
-#define X(NAME, name) MSG_TYPE_##NAME,
+#define X(NAME, name, role) MSG_TYPE_##NAME,
     PROTO_MESSAGES(X)
 #undef X
 };
@@ -441,7 +579,7 @@ enum msg_type {
 struct msg {
     enum msg_type type;
     union {
-#define X(NAME, name) struct msg_##name name;
+#define X(NAME, name, role) struct msg_##name name;
         PROTO_MESSAGES(X)
 #undef X
     };

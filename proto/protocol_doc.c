@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "proto/codec.h"
+#include "proto/roles.h"
 #include "proto/schema.h"
 
 static const char begin_marker[] =
@@ -32,10 +33,12 @@ static enum err print_limit(const struct proto_field *f, struct buf *out)
     return ERR_OK;
 }
 
-static enum err print_table(const struct proto_schema *s, struct buf *out)
+/* from: who sends it, or "". */
+static enum err print_table(const struct proto_schema *s, const char *from, struct buf *out)
 {
-    enum err e = buf_printf(
-        out, "\n### %s\n\n| field | kind | at most | | |\n|---|---|---|---|---|\n", s->name);
+    enum err e =
+        buf_printf(out, "\n### %s\n\n%s%s%s| field | kind | at most | | |\n|---|---|---|---|---|\n",
+                   s->name, from[0] == '\0' ? "" : "Sender: ", from, from[0] == '\0' ? "" : "\n\n");
     for (size_t i = 0; i < s->count && e == ERR_OK; i++) {
         const struct proto_field *f = &s->fields[i];
         e = buf_printf(out, "| `%s` | ", f->name);
@@ -55,11 +58,12 @@ static enum err print_tables(struct buf *out)
 {
     enum err e = buf_append_str(out, "\n## Messages\n");
     for (size_t i = 1; i <= proto_message_count() && e == ERR_OK; i++)
-        e = print_table(proto_message_schema((enum msg_type)i), out);
+        e = print_table(proto_message_schema((enum msg_type)i),
+                        proto_role_name(proto_message_role((enum msg_type)i)), out);
     if (e == ERR_OK)
         e = buf_append_str(out, "\n## Records\n");
     for (size_t i = 0; proto_record_schema(i) != NULL && e == ERR_OK; i++)
-        e = print_table(proto_record_schema(i), out);
+        e = print_table(proto_record_schema(i), "", out);
     return e == ERR_OK ? buf_append_char(out, '\n') : e;
 }
 

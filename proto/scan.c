@@ -14,7 +14,7 @@ struct scan {
     const uint8_t *bytes;
     size_t len;
     size_t at;
-    uint64_t objects;
+    size_t objects, max_objects;
     struct str key; /* the last one read, for messages */
     struct err_msg *why;
 };
@@ -80,7 +80,7 @@ static enum err read_head(struct scan *s, enum shape *ret_shape, uint32_t *ret_c
         return bad(s, start,
                    h.shape == SHAPE_EXT ? "an extension type; the protocol has none"
                                         : "0xc1 is no msgpack value");
-    if (++s->objects > PROTO_MAX_OBJECTS)
+    if (++s->objects > s->max_objects)
         return bad(s, start, "too many values in one message");
     uint32_t length = h.fixed;
     if (h.length_bytes > s->len - s->at)
@@ -154,9 +154,9 @@ static enum err scan_value(struct scan *s, unsigned depth)
     return e;
 }
 
-enum err proto_scan(const void *bytes, size_t len, struct err_msg *why)
+enum err proto_scan(const void *bytes, size_t len, size_t max_objects, struct err_msg *why)
 {
-    struct scan s = {.bytes = bytes, .len = len, .why = why};
+    struct scan s = {.bytes = bytes, .len = len, .max_objects = max_objects, .why = why};
     if (len > PROTO_MAX_MESSAGE_BYTES)
         return err_set(why, ERR_PROTO, "message: %zu bytes; at most %d are allowed", len,
                        PROTO_MAX_MESSAGE_BYTES);

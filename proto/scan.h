@@ -7,9 +7,10 @@
 #include "base/err.h"
 
 /* ERR_OK: the bytes are exactly one msgpack map with text keys, no key twice, at most
- * PROTO_MAX_DEPTH deep, at most PROTO_MAX_FIELDS entries a map and PROTO_MAX_OBJECTS values in all,
+ * PROTO_MAX_DEPTH deep, at most PROTO_MAX_FIELDS entries a map and max_objects values in all,
  * every length inside the bytes, no ext types. ERR_PROTO otherwise; the message names the byte and
  * the key it stands under. Allocates nothing. */
-enum err proto_scan(const void *bytes, size_t len, struct err_msg *why) MUST_CHECK;
+enum err proto_scan(const void *bytes, size_t len, size_t max_objects,
+                    struct err_msg *why) MUST_CHECK;
 
 #endif

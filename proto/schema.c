@@ -46,7 +46,7 @@ PROTO_RECORDS(X)
 PROTO_RECORDS(X)
 #undef X
 
-#define X(NAME, name)                                                                              \
+#define X(NAME, name, role)                                                                        \
     static const struct proto_schema *message_##NAME(void)                                         \
     {                                                                                              \
         TABLE(NAME, struct msg_##name, MSG_##NAME)                                                 \
@@ -55,7 +55,7 @@ PROTO_MESSAGES(X)
 #undef X
 
 static const struct proto_schema *(*const message_schemas[])(void) = {
-#define X(NAME, name) message_##NAME,
+#define X(NAME, name, role) message_##NAME,
     PROTO_MESSAGES(X)
 #undef X
 };

@@ -13,7 +13,8 @@ layout(constant_id = 4) const uint LOAD = 0;
 const uint LOAD_ANY = 0;       /* one value at a time */
 const uint LOAD_VEC4 = 1;      /* k a multiple of 4, a aligned to 16 bytes */
 /* Subgroups of 8 or more, k even, a aligned to 8 bytes: a lane loads two values, all lanes use them; 64 bits at a
- * time. For software devices: a load is a loop over lanes there, dearer than 30 multiplications. */
+ * time. For software devices: a load is a loop over lanes there, dearer than 30 multiplications, and so is a
+ * broadcast: two values at a time, and enough columns for one. */
 const uint LOAD_BROADCAST = 2;
 layout(push_constant) uniform P { PUSH_MATMUL } p;
 
@@ -25,14 +26,17 @@ const uint STEP = 16; /* values multiplied at a time */
 
 shared float partial[gl_WorkGroupSize.y > 1 ? gl_WorkGroupSize.x * gl_WorkGroupSize.y * CELLS : 1];
 
-/* Lanes' pairs for LOAD_BROADCAST, the values themselves otherwise. Beyond p.k: any value, the weights are 0. */
+/* Beyond p.k: any value, the weights are 0. */
 void load_step(uint64_t a, uint k0, out float x[STEP])
 {
     if (LOAD == LOAD_BROADCAST) {
         uint offset = min(k0 * 4 + gl_SubgroupInvocationID % 8 * 8, p.k * 4 - 8);
-        uvec2 v = unpack32(U64s(join(add_low(a, offset))).v[0]);
-        x[0] = uintBitsToFloat(v.x);
-        x[1] = uintBitsToFloat(v.y);
+        uint64_t pair = U64s(join(add_low(a, offset))).v[0];
+        [[unroll]] for (uint i = 0; i < STEP; i += 2) {
+            vec2 v = uintBitsToFloat(unpack32(subgroupBroadcast(pair, i / 2)));
+            x[i] = v.x;
+            x[i + 1] = v.y;
+        }
     } else if (LOAD == LOAD_VEC4) {
         [[unroll]] for (uint i = 0; i < STEP; i += 4) {
             vec4 v = F32x4s(a).v[min((k0 + i) / 4, p.k / 4 - 1)];
@@ -45,11 +49,6 @@ void load_step(uint64_t a, uint k0, out float x[STEP])
         [[unroll]] for (uint i = 0; i < STEP; i++)
             x[i] = F32s(a).v[min(k0 + i, p.k - 1)];
     }
-}
-
-float step_value(float x[STEP], uint i)
-{
-    return LOAD == LOAD_BROADCAST ? subgroupBroadcast(x[i % 2], i / 2) : x[i];
 }
 
 void add_slice(uint64_t a[TILE], uint weight_row, uint first_column, uint slice, out precise float acc[CELLS])
@@ -76,7 +75,7 @@ void add_slice(uint64_t a[TILE], uint weight_row, uint first_column, uint slice,
                 load_step(a[t], slice * SLICE + g * GROUP + begin, x[t]);
             [[unroll]] for (uint i = 0; i < STEP; i++)
                 [[unroll]] for (uint t = 0; t < TILE; t++) {
-                    float v = step_value(x[t], i);
+                    float v = x[t][i];
                     [[unroll]] for (uint c = 0; c < COLUMNS; c++)
                         acc[t * COLUMNS + c] = fma(v, w[c][begin + i], acc[t * COLUMNS + c]);
                 }

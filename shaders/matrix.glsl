@@ -3,21 +3,23 @@
  *   product: C[16 x 8] += A[16 x 16] B[16 x 8], A and B f16, C f32, held by 32 invocations ("a warp"; workgroups are
  *   32 x warps). Invocation `lane` is (g, q) = (lane / 4, lane % 4) and holds
  *     A: rows g (low) and g + 8 (high); of each the four columns 2q, 2q + 1, 2q + 8, 2q + 9
- *     B: columns 2q and 2q + 1; of rows g and g + 8                                          (x: row g, y: row g + 8)
+ *     B: rows 2q, 2q + 1 (x), 2q + 8, 2q + 9 (y); of column g
  *     C: (row g, column 2q), (g, 2q + 1), (g + 8, 2q), (g + 8, 2q + 1)
- *   That is how NVIDIA's units have it; matrix_create() looks whether the device does.
+ *   That is how NVIDIA's units have it; matrix_create() looks whether the device does. MATRIX_B_AS_C: B lies as C does
+ *   instead, rows g (x) and g + 8 (y) of columns 2q and 2q + 1: what one product gave, the next one takes.
  *
  * Since a product sums over A's columns and B's rows, any 16 values of k may stand for them, in any order, the same in
  * both. A step takes a group of 32 values of k as two products: the first has k 0..15 of the group, the second 16..31,
  * with A's columns 2q, 2q + 1, 2q + 8, 2q + 9 standing for 4q .. 4q + 3. So a lane's share of a row's group are eight
- * values: its "octet" 4q .. 4q + 3 and 16 + 4q .. 16 + 4q + 3, one 16-byte load.
+ * values: its "octet" 4q .. 4q + 3 and 16 + 4q .. 16 + 4q + 3, one 16-byte load; of B the same of its column's k.
  *
  *   weight tiles: f16 [rows / 16][k / 32][2][32 lanes][8]: half 0 is row g of a tile, half 1 row g + 8; a lane's octet
- *   row tiles (activations): f16 [rows / 8][k / 32][32 lanes][8]: see tile_place()
+ *   row tiles (activations): f16 [rows / 8][k / 32][32 lanes][8]: a lane's octet of row g: tile_place()
  *
- * MATRIX_LAYOUT: only that. MATRIX_NV: GL_NV_cooperative_matrix. Otherwise the same product by shared memory and fma,
- * for devices and tests without such units: the shader defines WARPS, the warps of its workgroup, before, and all warps
- * of a workgroup must come to every product together (UNIFORM_WARPS). */
+ * MATRIX_LAYOUT: only that. MATRIX_NV: GL_NV_cooperative_matrix, whose B lies as C does; without MATRIX_B_AS_C the
+ * build makes VK_KHR_cooperative_matrix of it (to_khr.py), whose B lies as the units have it. Otherwise the same
+ * product by shared memory and fma, for devices and tests without such units: the shader defines WARPS, the warps of
+ * its workgroup, before, and all warps of a workgroup must come to every product together (UNIFORM_WARPS). */
 #ifndef OCTO_MATRIX_GLSL
 #define OCTO_MATRIX_GLSL
 #extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
@@ -26,7 +28,14 @@
 #define WARP 32
 
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly restrict buffer Units { uvec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 16) buffer CachedUnits { uvec4 v[]; };
+/* Of what a dispatch of the same chain wrote (chain.glsl): not from a cache of this multiprocessor. */
+layout(buffer_reference, std430, buffer_reference_align = 16) coherent buffer FreshUnits { uvec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 16) coherent buffer FreshF32x4s { vec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 4) coherent buffer FreshF32s { float v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 4) coherent buffer FreshU32s { uint v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 2) buffer F16s { float16_t v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 2) coherent buffer FreshF16s { float16_t v[]; };
 
 uint warp_lane()
 {
@@ -60,10 +69,15 @@ vec4 product(uvec2 low, uvec2 high, uvec2 b, vec4 c)
     return vec4(mc[0], mc[1], mc[2], mc[3]);
 }
 
+float of_other(float x, uint apart)
+{
+    return subgroupShuffleXor(x, apart);
+}
+
 float warp_sum(float x)
 {
     [[unroll]] for (uint i = 1; i < WARP; i *= 2) {
-        precise float y = x + subgroupShuffleXor(x, i);
+        precise float y = x + of_other(x, i);
         x = y;
     }
     return x;
@@ -107,30 +121,40 @@ vec4 product(uvec2 low, uvec2 high, uvec2 b, vec4 c)
     for (uint k = 0; k < depth; k++) {
         uvec4 row = emulated_a[warp + lane / 4 * 4 + k % 8 / 2];
         float x = half_at(k < 8 ? row.x : row.y, k % 2), y = half_at(k < 8 ? row.z : row.w, k % 2);
-        uvec2 column = emulated_b[warp + k % 8 * 4 + lane % 4];
-        vec2 z = unpackHalf2x16(k < 8 ? column.x : column.y);
+#ifdef MATRIX_B_AS_C
+        uvec2 pair = emulated_b[warp + k % 8 * 4 + lane % 4];
+        vec2 z = unpackHalf2x16(k < 8 ? pair.x : pair.y);
+#else
+        uint at = warp + lane % 4 * 8 + k % 8 / 2;
+        uvec2 first = emulated_b[at], second = emulated_b[at + 4];
+        vec2 z = vec2(half_at(k < 8 ? first.x : first.y, k % 2), half_at(k < 8 ? second.x : second.y, k % 2));
+#endif
         c = vec4(fma(x, z.x, c.x), fma(x, z.y, c.y), fma(y, z.x, c.z), fma(y, z.y, c.w));
     }
     return c;
 }
 
-/* Pairwise, as the lanes' exchange does it. */
-float warp_sum(float x)
-{
-    uint base = gl_LocalInvocationID.y * WARP;
-    for (uint i = 1; i < WARP; i *= 2) {
-        barrier();
-        emulated_b[base + warp_lane()].x = floatBitsToUint(x);
-        barrier();
-        precise float y = x + uintBitsToFloat(emulated_b[base + (warp_lane() ^ i)].x);
-        x = y;
-    }
-    return x;
-}
-
 float of_lane(uint lane)
 {
     return uintBitsToFloat(emulated_b[gl_LocalInvocationID.y * WARP + lane].x);
+}
+
+float of_other(float x, uint apart)
+{
+    barrier();
+    emulated_b[gl_LocalInvocationID.y * WARP + warp_lane()].x = floatBitsToUint(x);
+    barrier();
+    return of_lane(warp_lane() ^ apart);
+}
+
+/* Pairwise, as the lanes' exchange does it. */
+float warp_sum(float x)
+{
+    for (uint i = 1; i < WARP; i *= 2) {
+        precise float y = x + of_other(x, i);
+        x = y;
+    }
+    return x;
 }
 
 float column_max(float x)
@@ -155,13 +179,11 @@ float column_sum(float x)
 }
 #endif
 
-/* Where value k of a row stands in row tiles of `groups` groups of 32, in halves. Rows 2i and 2i + 1 share words. */
+/* Where value k of a row stands in row tiles of `groups` groups of 32, in halves. */
 uint64_t tile_place(uint row, uint k, uint groups)
 {
-    uint c = k % 32, r = c % 4;
-    uint g = c % 16 / 4 * 2 + r % 2;
-    uint in_tile = (g * 4 + row % 8 / 2) * 8 + (c / 16 * 2 + r / 2) * 2 + row % 2;
-    return (uint64_t(row / 8) * groups + k / 32) * 256 + in_tile;
+    uint c = k % 32, lane = row % 8 * 4 + c % 16 / 4;
+    return (uint64_t(row / 8) * groups + k / 32) * 256 + lane * 8 + c / 16 * 4 + c % 4;
 }
 
 /* f16 has no room beyond 65504: values stay finite. */

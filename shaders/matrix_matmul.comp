@@ -2,8 +2,12 @@
 /* A matmul on matrix units: weights are A, rows (activations) are B, so a tile is 16 outputs of 8 rows.
  *
  * Canonical arithmetic: k is cut into slices of whole groups of 32 (push.h says how); a slice is summed from 0 by
- * products in ascending k, two a group; slices are added in ascending order. Every specialization does exactly that:
- * a warp has TM x TN tiles; WARPS_N x WARPS_M warps lie side by side, and WARPS_K warps take slices side by side. */
+ * products in ascending k, two a group; slices are added in ascending order. Every specialization does exactly that.
+ *
+ * Blocks: a warp has TM x TN tiles; WARPS_N x WARPS_M warps lie side by side, and WARPS_K warps take slices side by
+ * side.
+ * STREAM: each of WARPS_K warps holds its slice of 8 TN rows in registers, and the weights stream by: the workgroup
+ * takes every gl_NumWorkGroups.x-th tile of outputs, the next one's weights on their way while it sums this one's. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "activation.glsl"
@@ -15,76 +19,137 @@ layout(constant_id = 4) const uint WARPS_N = 1;
 layout(constant_id = 5) const uint WARPS_K = 8;
 layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: one ahead of the products */
 layout(constant_id = 7) const bool GATED = false;
-layout(constant_id = 9) const bool SUMS_SHARED = false; /* sums of slices in shared memory: WARPS_K 1 */
-layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normalized here; k / 32. TN, WARPS_N 1 */
+layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normed here; k / 32. TN <= 2, WARPS_N 1 */
+layout(constant_id = 9) const bool STREAM = false; /* UNROLL: groups of a slice; slices <= WARPS_K; TN <= WARPS_K */
+layout(constant_id = 10) const bool NORM_TOGETHER = false; /* eight rows' sums and scales at once, not row by row */
 #ifdef QKV
 layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
+uint outputs()
+{
+    return (p.n_head + 2 * p.n_head_kv) * p.head_size;
+}
 #else
 layout(push_constant) uniform P { PUSH_MATRIX_MATMUL } p;
+uint outputs()
+{
+    return p.n;
+}
 #endif
+#include "chain.glsl"
 
 const uint WARPS = WARPS_M * WARPS_N * WARPS_K;
 #include "matrix.glsl"
 
 const uint TILES = TM * TN;
 const uint AHEAD = UNROLL > 0 ? UNROLL : 1;
+const bool CHAINED = UNROLL > 0 && WARPS_K > 1; /* others read their rows through caches */
+const uint OWN = (TILES + WARPS_K - 1) / WARPS_K; /* tiles whose slices a warp adds up and writes */
 
-/* A slice's sums of all warps, or the sums of slices so far, each lane's its own. */
-shared vec4 partial[WARPS_K > 1 || SUMS_SHARED ? WARPS * TILES * WARP : 1];
+shared vec4 partial[WARPS_K > 1 ? WARPS * TILES * WARP : 1]; /* a slice's sums of all warps */
 
 const bool NORMED = NORM_GROUPS > 0;
-shared uvec4 normed[NORMED ? NORM_GROUPS * WARP : 1];
+shared uvec4 normed[NORMED ? TN * NORM_GROUPS * WARP : 1];
+const uint NORM_ROWS = 8 * TN;
+uint norm_tile; /* where the tile of the row at hand begins */
 const uint NORM_OWN = NORM_GROUPS > 32 ? (NORM_GROUPS + 31) / 32 : 1; /* fours of a row a lane */
-shared float norm_partial[NORMED ? 64 : 1];
-#define NORM_PUT(at, part, word) normed[at][part] = word
+shared float norm_partial[NORMED ? NORM_ROWS * 8 : 1];
+shared float norm_scales[NORMED && NORM_TOGETHER ? NORM_ROWS : 1];
+#define NORM_PUT(at, part, word) normed[norm_tile + (at)][part] = word
 #include "matrix_norm.glsl"
 
-/* Every workgroup norms the rows of its tile for itself: dearer than once, cheaper than another dispatch. */
+/* Of a lane's fours; before chain_wait(). */
+vec4 norm_weight[NORM_OWN];
+void load_norm_weight()
+{
+    uint lane = gl_LocalInvocationID.y * WARP + warp_lane();
+    [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
+        norm_weight[o] = F32x4s(p.norm).v[min(lane + o * NORM_LANES, NORM_GROUPS * 8 - 1)];
+}
+
+/* Every workgroup norms the rows of its tiles for itself: dearer than once, cheaper than another dispatch. */
 void norm_rows(uint first)
 {
-    uint count = min(p.rows - first, 8), warp = gl_LocalInvocationID.y, lane = warp * WARP + warp_lane();
-    vec4 x[8 * NORM_OWN];
-    [[unroll]] for (uint r = 0; r < 8; r++)
+    uint count = min(p.rows - first, NORM_ROWS), warp = gl_LocalInvocationID.y, lane = warp * WARP + warp_lane();
+    vec4 x[NORM_ROWS * NORM_OWN];
+    [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
         [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
             uint i = lane + o * NORM_LANES;
             bool there = r < count && lane < NORM_LANES && i < NORM_GROUPS * 8;
-            x[r * NORM_OWN + o] = there ? F32x4s(at(p.a, first + r, p.k, 4)).v[i] : vec4(0.0);
+            x[r * NORM_OWN + o] = there ? FreshF32x4s(at(p.a, first + r, p.k, 4)).v[i] : vec4(0.0);
         }
-    [[unroll]] for (uint r = 0; r < 8; r++)
-        if (r < count) {
-            float sum = 0.0;
-            [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
-                sum = add_squares(x[r * NORM_OWN + o], sum);
-            sum = warp_sum(sum);
-            if (warp_lane() == 0 && warp < NORM_WARPS)
-                norm_partial[r * NORM_WARPS + warp] = sum;
+    if (NORM_TOGETHER) {
+        [[unroll]] for (uint j = 0; j < TN; j++) {
+            float sum[8];
+            [[unroll]] for (uint r = 0; r < 8; r++) {
+                sum[r] = 0.0;
+                [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
+                    sum[r] = add_squares(x[(j * 8 + r) * NORM_OWN + o], sum[r]);
+            }
+            /* The tree of warp_sum(), each lane with half of the rows that it had before: in the end row lane % 8. */
+            [[unroll]] for (uint left = 4; left > 0; left /= 2) {
+                uint apart = 4 / left;
+                bool odd = (warp_lane() & apart) != 0;
+                [[unroll]] for (uint r = 0; r < left; r++) {
+                    float keep = odd ? sum[2 * r + 1] : sum[2 * r], give = odd ? sum[2 * r] : sum[2 * r + 1];
+                    precise float both = keep + of_other(give, apart);
+                    sum[r] = both;
+                }
+            }
+            [[unroll]] for (uint apart = 8; apart < WARP; apart *= 2) {
+                precise float both = sum[0] + of_other(sum[0], apart);
+                sum[0] = both;
+            }
+            if (warp_lane() < 8 && warp < NORM_WARPS)
+                norm_partial[warp * NORM_ROWS + j * 8 + warp_lane()] = sum[0];
         }
-    barrier();
-    [[unroll]] for (uint r = 0; r < 8; r++)
-        if (r < count) {
+        barrier();
+        if (lane < NORM_ROWS) {
             precise float total = 0.0;
             [[unroll]] for (uint w = 0; w < NORM_WARPS; w++)
-                total = total + norm_partial[r * NORM_WARPS + w];
-            float scale = norm_scale(total, p.k, p.eps);
-            [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
-                vec4 weight = F32x4s(p.norm).v[min(lane + o * NORM_LANES, NORM_GROUPS * 8 - 1)];
-                x[r * NORM_OWN + o] = scaled(x[r * NORM_OWN + o], scale, weight);
-            }
+                total = total + norm_partial[w * NORM_ROWS + lane];
+            norm_scales[lane] = norm_scale(total, p.k, p.eps);
         }
-    [[unroll]] for (uint pair = 0; pair < 4; pair++)
+        barrier();
+        [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
+            [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
+                x[r * NORM_OWN + o] = scaled(x[r * NORM_OWN + o], norm_scales[r], norm_weight[o]);
+    } else {
+        [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
+            if (r < count) {
+                float sum = 0.0;
+                [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
+                    sum = add_squares(x[r * NORM_OWN + o], sum);
+                sum = warp_sum(sum);
+                if (warp_lane() == 0 && warp < NORM_WARPS)
+                    norm_partial[r * NORM_WARPS + warp] = sum;
+            }
+        barrier();
+        [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
+            if (r < count) {
+                precise float total = 0.0;
+                [[unroll]] for (uint w = 0; w < NORM_WARPS; w++)
+                    total = total + norm_partial[r * NORM_WARPS + w];
+                float scale = norm_scale(total, p.k, p.eps);
+                [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
+                    x[r * NORM_OWN + o] = scaled(x[r * NORM_OWN + o], scale, norm_weight[o]);
+            }
+    }
+    [[unroll]] for (uint r = 0; r < NORM_ROWS; r++) {
+        norm_tile = r / 8 * NORM_GROUPS * WARP;
         [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
             uint i = lane + o * NORM_LANES;
-            if (pair * 2 < count && lane < NORM_LANES && i < NORM_GROUPS * 8)
-                put_pair(i, pair, x[pair * 2 * NORM_OWN + o], x[(pair * 2 + 1) * NORM_OWN + o]);
+            if (r < count && lane < NORM_LANES && i < NORM_GROUPS * 8)
+                put_four(i, r % 8, x[r * NORM_OWN + o]);
         }
+    }
     barrier();
 }
 
 /* ---- a lane's octet of group b of output tile i: row g (upper 0) or g + 8 (upper 1) ---- */
 
 #ifdef WEIGHT_TILES
-#define WEIGHTS_BEGIN \
-    Units weight_base = Units(p.w + uint64_t(out_tile) * groups * 1024 + lane * 16);
+#define WEIGHTS_AT Units weight_base
+#define WEIGHTS_MOVE(tile) weight_base = Units(p.w + uint64_t(tile) * groups * 1024 + lane * 16);
 #define WEIGHTS_LOAD(ret, i, b, upper) ret = weight_base.v[((i) * groups + (b)) * 64 + (upper) * 32];
 #else
 #define LOAD_BY_64_BITS false
@@ -95,25 +160,31 @@ uint weight_row(uint tile, uint g, uint upper)
     uint row = GATED ? tile * 8 + g : tile * 16 + upper * 8 + g;
     return min(row, p.n - 1) + (GATED && upper == 1 ? p.high_row : 0);
 }
-#define WEIGHTS_BEGIN
+#define WEIGHTS_AT uint weight_tile
+#define WEIGHTS_MOVE(tile) weight_tile = tile;
 #define WEIGHTS_LOAD(ret, i, b, upper) \
     { \
         weight_at at = weight_find(GATED && (upper) == 1 ? p.w_high : p.w, \
-                                   weight_row(out_tile + (i), lane / 4, upper), (b) / (SLICE / GROUP), p.k); \
+                                   weight_row(weight_tile + (i), lane / 4, upper), (b) / (SLICE / GROUP), p.k); \
         ret = type_read_octet(type_read_slice(at), at, (b) % (SLICE / GROUP), lane % 4); \
     }
 #endif
 
-#define LOAD(b, w, w_at, x, x_at) \
+#define LOAD_WEIGHTS(b, w, w_at) \
     [[unroll]] for (uint i = 0; i < TM; i++) { \
         WEIGHTS_LOAD(w[w_at + 2 * i], i, b, 0) \
         WEIGHTS_LOAD(w[w_at + 2 * i + 1], i, b, 1) \
-    } \
+    }
+#define LOAD_ROWS(b, x, x_at) \
     [[unroll]] for (uint j = 0; j < TN; j++) \
         if (NORMED) \
-            x[x_at + j] = normed[(b) * WARP + lane]; \
+            x[x_at + j] = normed[(j * NORM_GROUPS + (b)) * WARP + lane]; \
         else \
-            x[x_at + j] = row_base.v[(j * groups + (b)) * 32];
+            x[x_at + j] = CHAINED ? FreshUnits(row_base).v[(j * groups + (b)) * 32] \
+                                  : CachedUnits(row_base).v[(j * groups + (b)) * 32];
+#define LOAD(b, w, w_at, x, x_at) \
+    LOAD_WEIGHTS(b, w, w_at) \
+    LOAD_ROWS(b, x, x_at)
 
 #define MULTIPLY(w, w_at, x, x_at) \
     [[unroll]] for (uint i = 0; i < TM; i++) \
@@ -126,35 +197,59 @@ uint weight_row(uint tile, uint g, uint upper)
                 product(w[w_at + 2 * i].zw, w[w_at + 2 * i + 1].zw, x[x_at + j].zw, acc[i * TN + j]);
 
 #ifdef QKV
+/* What the end of a tile needs besides its sums. None of it comes from the dispatch before. */
+const bool END_IS_OLD = true;
+struct End {
+    vec2 bias, angle[2];
+    uint pos[2], page[2];
+};
+
+End load_end(uint out_tile, uint row_tile)
+{
+    End end;
+    out_tile = min(out_tile, outputs() / 16 - 1);
+    uint lane = warp_lane(), tiles = p.head_size / 16;
+    uint head = out_tile / tiles, pair = out_tile % tiles * 8 + lane / 4;
+    uint low = p.adjacent != 0 ? 2 * pair : pair, high = p.adjacent != 0 ? low + 1 : pair + p.head_size / 2;
+    end.bias = vec2(0.0);
+    if (p.bias != 0)
+        end.bias = vec2(F32s(p.bias).v[head * p.head_size + low], F32s(p.bias).v[head * p.head_size + high]);
+    [[unroll]] for (uint e = 0; e < 2; e++) {
+        uint r = min(row_tile * 8 + lane % 4 * 2 + e, p.rows - 1);
+        end.pos[e] = U32s(p.pos).v[r];
+        end.angle[e] = F32x2s(at(p.angles, end.pos[e], p.head_size / 2, 8)).v[pair];
+        end.page[e] = U32s(at(p.pages, U32s(p.seq).v[r], p.pages_stride, 4)).v[end.pos[e] / PAGE_TOKENS];
+    }
+    return end;
+}
+
 /* A tile of C: a pair of dimensions of one head, for rows 2q and 2q + 1. */
-void write_tile(uint out_tile, uint row_tile, vec4 c)
+void write_tile(uint out_tile, uint row_tile, vec4 c, End end)
 {
     uint lane = warp_lane(), tiles = p.head_size / 16;
     uint head = out_tile / tiles, pair = out_tile % tiles * 8 + lane / 4;
     uint low = p.adjacent != 0 ? 2 * pair : pair, high = p.adjacent != 0 ? low + 1 : pair + p.head_size / 2;
-    precise vec2 bias = vec2(0.0);
-    if (p.bias != 0 && out_tile * 16 < p.n)
-        bias = vec2(F32s(p.bias).v[head * p.head_size + low], F32s(p.bias).v[head * p.head_size + high]);
+    precise vec2 bias = end.bias;
     [[unroll]] for (uint e = 0; e < 2; e++) {
         uint r = row_tile * 8 + lane % 4 * 2 + e;
-        if (r >= p.rows || out_tile * 16 >= p.n)
+        if (r >= p.rows || out_tile * 16 >= outputs())
             continue;
         precise vec2 x = vec2(c[e], c[e + 2]) + bias;
-        uint pos = U32s(p.pos).v[r];
+        uint pos = end.pos[e];
         if (head < p.n_head + p.n_head_kv) {
-            vec2 a = F32x2s(at(p.angles, pos, p.head_size / 2, 8)).v[pair];
+            vec2 a = end.angle[e];
             precise vec2 turned = vec2(-x.y, x.x) * a.y;
             x = vec2(fma(x.x, a.x, turned.x), fma(x.y, a.x, turned.y));
         }
         if (head < p.n_head) {
-            F16s q = F16s(at(p.q, r, p.n_head * p.head_size, 2) + head * p.head_size * 2);
+            FreshF16s q = FreshF16s(at(p.q, r, p.n_head * p.head_size, 2) + head * p.head_size * 2);
             q.v[low] = to_half(x.x);
             q.v[high] = to_half(x.y);
             continue;
         }
-        uint page = U32s(at(p.pages, U32s(p.seq).v[r], p.pages_stride, 4)).v[pos / PAGE_TOKENS];
+        uint page = end.page[e];
         uint in_page = pos % PAGE_TOKENS, kv_head = (head - p.n_head) % p.n_head_kv;
-        F16s dst = F16s(p.kv + uint64_t(page) * p.page_bytes + kv_head * (PAGE_TOKENS * p.head_size * 2));
+        FreshF16s dst = FreshF16s(p.kv + uint64_t(page) * p.page_bytes + kv_head * (PAGE_TOKENS * p.head_size * 2));
         if (head < p.n_head + p.n_head_kv) {
             dst.v[in_page * p.head_size + low] = to_half(x.x);
             dst.v[in_page * p.head_size + high] = to_half(x.y);
@@ -166,21 +261,32 @@ void write_tile(uint out_tile, uint row_tile, vec4 c)
     }
 }
 #else
-void write(uint row, uint column, float value)
+/* What the end of a tile needs besides its sums, for (row 2q, output g), (2q + 1, g), (2q, g + 8), (2q + 1, g + 8). */
+const bool END_IS_OLD = false;
+struct End {
+    vec4 bias, residual;
+};
+
+End load_end(uint out_tile, uint row_tile)
 {
-    if (row >= p.rows || column >= p.n)
-        return;
-    precise float y = value;
-    uint64_t index = uint64_t(row) * p.out_stride + column;
-    if (p.bias != 0)
-        y = y + F32s(p.bias).v[column];
-    if (p.residual != 0)
-        y = y + F32s(p.residual + index * 4).v[0];
-    F32s(p.out_ + index * 4).v[0] = y;
+    End end;
+    end.bias = end.residual = vec4(0.0);
+    if (GATED)
+        return end;
+    uint lane = warp_lane();
+    [[unroll]] for (uint e = 0; e < 4; e++) {
+        uint column = min(out_tile * 16 + lane / 4 + e / 2 * 8, p.n - 1);
+        uint row = min(row_tile * 8 + lane % 4 * 2 + e % 2, p.rows - 1);
+        if (p.bias != 0)
+            end.bias[e] = F32s(p.bias).v[column];
+        if (p.residual != 0)
+            end.residual[e] = FreshF32s(p.residual + (uint64_t(row) * p.out_stride + column) * 4).v[0];
+    }
+    return end;
 }
 
 /* A tile of C: outputs g and g + 8 of rows 2q and 2q + 1. */
-void write_tile(uint out_tile, uint row_tile, vec4 c)
+void write_tile(uint out_tile, uint row_tile, vec4 c, End end)
 {
     uint lane = warp_lane();
     uint row = row_tile * 8 + lane % 4 * 2;
@@ -188,20 +294,97 @@ void write_tile(uint out_tile, uint row_tile, vec4 c)
         uint column = out_tile * 8 + lane / 4;
         if (column < p.n && row < p.rows) {
             precise float x = activated(c.x, p.gelu != 0) * c.z, y = activated(c.y, p.gelu != 0) * c.w;
-            U32s(p.out_ + tile_place(row, column, (p.n + 31) / 32) * 2).v[0] = pack_halves(x, y);
+            uint64_t out_ = p.out_ + tile_place(row, column, (p.n + 31) / 32) * 2;
+            FreshF16s(out_).v[0] = to_half(x);
+            if (row + 1 < p.rows)
+                FreshF16s(out_).v[32] = to_half(y);
         }
         return;
     }
-    uint column = out_tile * 16 + lane / 4;
-    write(row, column, c.x);
-    write(row + 1, column, c.y);
-    write(row, column + 8, c.z);
-    write(row + 1, column + 8, c.w);
+    [[unroll]] for (uint e = 0; e < 4; e++) {
+        uint column = out_tile * 16 + lane / 4 + e / 2 * 8, r = row + e % 2;
+        if (r >= p.rows || column >= p.n)
+            continue;
+        precise float y = c[e];
+        if (p.bias != 0)
+            y = y + end.bias[e];
+        if (p.residual != 0)
+            y = y + end.residual[e];
+        FreshF32s(p.out_ + (uint64_t(r) * p.out_stride + column) * 4).v[0] = y;
+    }
 }
 
 #endif
 
-void main()
+void stream()
+{
+    uint lane = warp_lane(), warp_k = gl_LocalInvocationID.y, groups = p.k / 32;
+    uint tiles = GATED ? (outputs() + 7) / 8 : (outputs() + 15) / 16;
+    uint slices = (groups + AHEAD - 1) / AHEAD, begin = warp_k * AHEAD;
+    uint row_tile = gl_WorkGroupID.y * TN, out_tile = gl_WorkGroupID.x;
+    bool ends = warp_k < TN; /* this warp adds up and writes row tile warp_k */
+    WEIGHTS_AT;
+    WEIGHTS_MOVE(out_tile)
+    uvec4 w[AHEAD * 2], x[AHEAD * TN];
+    End end;
+    [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+        LOAD_WEIGHTS(min(begin + u, groups - 1), w, u * 2)
+    }
+    if (END_IS_OLD && ends)
+        end = load_end(out_tile, row_tile + warp_k);
+    if (NORMED)
+        load_norm_weight();
+    chain_wait();
+    if (NORMED)
+        norm_rows(row_tile * 8);
+    uint64_t row_base = p.a + uint64_t(row_tile) * groups * 512 + lane * 16;
+    [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+        LOAD_ROWS(min(begin + u, groups - 1), x, u * TN)
+        if (begin + u >= groups) /* adds nothing */
+            [[unroll]] for (uint j = 0; j < TN; j++)
+                x[u * TN + j] = uvec4(0);
+    }
+    while (out_tile < tiles) {
+        uint next = out_tile + gl_NumWorkGroups.x;
+        if (ends && !(END_IS_OLD && out_tile == gl_WorkGroupID.x))
+            end = load_end(out_tile, row_tile + warp_k);
+        vec4 acc[TN];
+        [[unroll]] for (uint j = 0; j < TN; j++)
+            acc[j] = vec4(0.0);
+        [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+            MULTIPLY(w, u * 2, x, u * TN)
+        }
+        if (next < tiles) {
+            WEIGHTS_MOVE(next)
+            [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+                LOAD_WEIGHTS(min(begin + u, groups - 1), w, u * 2)
+            }
+        }
+        [[unroll]] for (uint j = 0; j < TN; j++)
+            partial[(warp_k * TN + j) * WARP + lane] = acc[j];
+        barrier();
+        if (ends) {
+            vec4 total = vec4(0.0), sum[WARPS_K];
+            [[unroll]] for (uint s = 0; s < WARPS_K; s++)
+                sum[s] = partial[(min(s, slices - 1) * TN + warp_k) * WARP + lane];
+            [[unroll]] for (uint s = 0; s < WARPS_K; s++)
+                if (s < slices)
+                    total += sum[s];
+            write_tile(out_tile, row_tile + warp_k, total, end);
+        }
+        barrier();
+        out_tile = next;
+    }
+    chain_done();
+}
+
+/* Tile o of a warp's own: its output tile, its row tile. Constants where WARPS_K is 1. */
+#define OWN_TILE(o) (WARPS_K == 1 ? (o) : (o) * WARPS_K + warp_k)
+#define OWNED(o) (WARPS_K == 1 || OWN_TILE(o) < TILES)
+#define OWN_OUT(o) (out_tile + OWN_TILE(o) / TN)
+#define OWN_ROWS(o) (row_tile + OWN_TILE(o) % TN)
+
+void blocks()
 {
     uint lane = warp_lane(), warp = gl_LocalInvocationID.y;
     uint warp_k = warp / (WARPS_M * WARPS_N), side = warp % (WARPS_M * WARPS_N);
@@ -210,23 +393,41 @@ void main()
     bool rows_first = gl_NumWorkGroups.z > 1;
     uint out_tile = ((rows_first ? gl_WorkGroupID.z : gl_WorkGroupID.x) * WARPS_M + side % WARPS_M) * TM;
     uint row_tile = ((rows_first ? gl_WorkGroupID.x : gl_WorkGroupID.y) * WARPS_N + side / WARPS_M) * TN;
-    WEIGHTS_BEGIN
+    uint slice_groups = max(MATRIX_LEAST_SLICE_GROUPS, (groups + MATRIX_MOST_SLICES - 1) / MATRIX_MOST_SLICES);
+    uint slices = (groups + slice_groups - 1) / slice_groups;
+    WEIGHTS_AT;
+    WEIGHTS_MOVE(out_tile)
+    /* The first weights are on their way while the dispatch before ends. */
+    const bool EARLY = CHAINED && !UNIFORM_WARPS;
+    uvec4 w[AHEAD * TM * 2];
+    bool early = EARLY && warp_k * slice_groups + AHEAD <= min((warp_k + 1) * slice_groups, groups);
+    if (early) {
+        [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+            LOAD_WEIGHTS(warp_k * slice_groups + u, w, u * TM * 2)
+        }
+    }
+    if (NORMED)
+        load_norm_weight();
+    chain_wait();
     if (NORMED)
         norm_rows(row_tile * 8);
-    Units row_base = Units(p.a + uint64_t(row_tile) * groups * 512 + lane * 16);
-    vec4 total[TILES], acc[TILES];
-    [[unroll]] for (uint i = 0; i < TILES; i++) {
-        total[i] = vec4(0.0);
-        if (SUMS_SHARED)
-            partial[(warp * TILES + i) * WARP + lane] = vec4(0.0);
-    }
-    for (uint round = 0; round < p.slices; round += WARPS_K) {
-        uint begin = min((round + warp_k) * p.slice_groups, groups), end = min(begin + p.slice_groups, groups);
+    uint64_t row_base = p.a + uint64_t(row_tile) * groups * 512 + lane * 16;
+    /* Before the products where warps share a tile's sums, and else behind them: there are registers then. All come
+     * before the first store, or each would wait for the one before. */
+    End ends[OWN];
+    if (WARPS_K > 1)
+        [[unroll]] for (uint o = 0; o < OWN; o++)
+            ends[o] = load_end(OWN_OUT(o), OWN_ROWS(o));
+    vec4 total[OWN], acc[TILES];
+    [[unroll]] for (uint o = 0; o < OWN; o++)
+        total[o] = vec4(0.0);
+    for (uint round = 0; round < slices; round += WARPS_K) {
+        uint begin = min((round + warp_k) * slice_groups, groups), end = min(begin + slice_groups, groups);
         [[unroll]] for (uint i = 0; i < TILES; i++)
             acc[i] = vec4(0.0);
         if (UNIFORM_WARPS) {
-            for (uint n = 0; n < p.slice_groups; n++) {
-                uvec4 w[TM * 2], x[TN];
+            for (uint n = 0; n < slice_groups; n++) {
+                uvec4 x[TN];
                 bool there = begin + n < end;
                 uint b = min(begin + n, groups - 1);
                 LOAD(b, w, 0, x, 0)
@@ -239,7 +440,7 @@ void main()
                 MULTIPLY(w, 0, x, 0)
             }
         } else if (UNROLL == 0) {
-            uvec4 w[TM * 2], x[TN], next_w[TM * 2], next_x[TN];
+            uvec4 x[TN], next_w[TM * 2], next_x[TN];
             uint b = begin;
             if (b < end) {
                 LOAD(b, w, 0, x, 0)
@@ -256,42 +457,53 @@ void main()
         } else {
             uint b = begin;
             for (; b + AHEAD <= end; b += AHEAD) {
-                uvec4 w[AHEAD * TM * 2], x[AHEAD * TN];
+                if (!early) {
+                    [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+                        LOAD_WEIGHTS(b + u, w, u * TM * 2)
+                    }
+                }
+                early = false;
+                uvec4 x[AHEAD * TN];
                 [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-                    LOAD(b + u, w, u * TM * 2, x, u * TN)
+                    LOAD_ROWS(b + u, x, u * TN)
                 }
                 [[unroll]] for (uint u = 0; u < AHEAD; u++) {
                     MULTIPLY(w, u * TM * 2, x, u * TN)
                 }
             }
             for (; b < end; b++) {
-                uvec4 w[TM * 2], x[TN];
+                uvec4 x[TN];
                 LOAD(b, w, 0, x, 0)
                 MULTIPLY(w, 0, x, 0)
             }
         }
-        if (SUMS_SHARED) {
-            [[unroll]] for (uint i = 0; i < TILES; i++)
-                partial[(warp * TILES + i) * WARP + lane] += acc[i];
-            continue;
-        }
         if (WARPS_K == 1) {
             [[unroll]] for (uint i = 0; i < TILES; i++)
-                total[i] += acc[i];
+                total[i % OWN] += acc[i];
             continue;
         }
         [[unroll]] for (uint i = 0; i < TILES; i++)
             partial[(warp * TILES + i) * WARP + lane] = acc[i];
         barrier();
-        [[unroll]] for (uint i = 0; i < TILES; i++)
-            if (i % WARPS_K == warp_k)
-                for (uint s = 0; s < min(WARPS_K, p.slices - round); s++)
-                    total[i] += partial[((s * WARPS_M * WARPS_N + side) * TILES + i) * WARP + lane];
+        [[unroll]] for (uint o = 0; o < OWN; o++)
+            if (OWNED(o))
+                for (uint s = 0; s < min(WARPS_K, slices - round); s++)
+                    total[o] += partial[((s * WARPS_M * WARPS_N + side) * TILES + OWN_TILE(o)) * WARP + lane];
         barrier();
     }
-    [[unroll]] for (uint i = 0; i < TM; i++)
-        [[unroll]] for (uint j = 0; j < TN; j++)
-            if ((i * TN + j) % WARPS_K == warp_k)
-                write_tile(out_tile + i, row_tile + j,
-                           SUMS_SHARED ? partial[(warp * TILES + i * TN + j) * WARP + lane] : total[i * TN + j]);
+    if (WARPS_K == 1)
+        [[unroll]] for (uint o = 0; o < OWN; o++)
+            ends[o] = load_end(OWN_OUT(o), OWN_ROWS(o));
+    [[unroll]] for (uint o = 0; o < OWN; o++)
+        if (OWNED(o))
+            write_tile(OWN_OUT(o), OWN_ROWS(o), total[o], ends[o]);
+    chain_done();
+}
+
+void main()
+{
+    if (STREAM)
+        stream();
+    else
+        blocks();
 }

@@ -30,14 +30,11 @@ vec4 scaled(vec4 x, float scale, vec4 weight)
     return y;
 }
 
-/* Values 4i .. 4i + 3 of rows a and b, pair `pair` of the four in a tile of 8 rows: lanes 2 (i % 4) and the next of
- * group i / 8, two words each. */
-void put_pair(uint i, uint pair, vec4 a, vec4 b)
+/* Values 4i .. 4i + 3 of row r of the tile: two words of lane i % 4 of the row, in group i / 8. */
+void put_four(uint i, uint r, vec4 a)
 {
-    uint at = i / 8 * WARP + i % 4 * 8 + pair, part = i / 4 % 2 * 2;
-    NORM_PUT(at, part, pack_halves(a.x, b.x));
-    NORM_PUT(at + 4, part, pack_halves(a.y, b.y));
-    NORM_PUT(at, part + 1, pack_halves(a.z, b.z));
-    NORM_PUT(at + 4, part + 1, pack_halves(a.w, b.w));
+    uint at = i / 8 * WARP + r * 4 + i % 4, part = i / 4 % 2 * 2;
+    NORM_PUT(at, part, pack_halves(a.x, a.y));
+    NORM_PUT(at, part + 1, pack_halves(a.z, a.w));
 }
 #endif

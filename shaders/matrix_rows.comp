@@ -1,33 +1,36 @@
 #version 460
-/* Rows of f32 to row tiles of f16 (matrix.glsl), normalized first where there is a weight. A workgroup takes two rows:
- * they share words. */
+/* Rows of f32 to row tiles of f16 (matrix.glsl), normalized first where there is a weight. A workgroup takes two
+ * rows. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(local_size_x = 32, local_size_y = 8) in;
 layout(push_constant) uniform P { PUSH_MATRIX_ROWS } p;
+#include "chain.glsl"
 
 const uint WARPS = 8;
 #include "matrix.glsl"
 
-U32s tile;
+FreshU32s tile;
 #define NORM_PUT(at, part, word) tile.v[(at) * 4 + (part)] = word
 #include "matrix_norm.glsl"
 
 shared vec2 partial[NORM_WARPS];
 
-F32x4s row_of(uint r)
+FreshF32x4s row_of(uint r)
 {
-    return F32x4s(at(p.x, p.idx != 0 ? U32s(p.idx).v[r] : r, p.stride, 4));
+    return FreshF32x4s(at(p.x, p.idx != 0 ? U32s(p.idx).v[r] : r, p.stride, 4));
 }
 
 void main()
 {
     uint a = gl_WorkGroupID.x * 2, lane = gl_LocalInvocationID.y * WARP + warp_lane();
     bool has_b = a + 1 < p.rows;
-    F32x4s xa = row_of(a), xb = row_of(has_b ? a + 1 : a), weight = F32x4s(p.weight);
-    tile = U32s(p.out_ + uint64_t(a / 8) * (p.cols / 32) * 512);
+    FreshF32x4s xa = row_of(a), xb = row_of(has_b ? a + 1 : a);
+    F32x4s weight = F32x4s(p.weight);
+    tile = FreshU32s(p.out_ + uint64_t(a / 8) * (p.cols / 32) * 512);
     vec2 scale = vec2(1.0);
+    chain_wait();
     if (p.weight != 0) {
         vec2 sum = vec2(0.0);
         for (uint i = lane; i < p.cols / 4; i += NORM_LANES)
@@ -48,6 +51,9 @@ void main()
             ya = scaled(ya, scale.x, w);
             yb = scaled(yb, scale.y, w);
         }
-        put_pair(i, a % 8 / 2, ya, has_b ? yb : vec4(0.0));
+        put_four(i, a % 8, ya);
+        if (has_b)
+            put_four(i, a % 8 + 1, yb);
     }
+    chain_done();
 }

@@ -60,30 +60,37 @@
 
 /* ---- the matrix family: f16 products on matrix units; layouts "weight tiles", "row tiles": matrix.glsl ---- */
 
+/* Filled in by gpu_dispatch(): the chain's state (0: none), and the count to wait for. See chain.glsl. */
+#define PUSH_CHAIN ADDR(chain) U32(after)
+
+/* How a sum over k is cut: its bits depend on it. Slices of so many groups of 32, the last one shorter. */
+#define MATRIX_MOST_SLICES 16
+#define MATRIX_LEAST_SLICE_GROUPS 4
+
 /* out[r * out_stride + j] = sum_k a[r, k] * w[j, k] (+ bias) (+ residual) as PUSH_MATMUL, a: row tiles, w: weight tiles
  * or a quantized tensor. Gated: n outputs act(w[j] a) * (w'[j] a) as row tiles, w' = w_high from its row high_row on
- * (weight tiles: eight rows of w and eight of w' alternate); gelu: instead of silu. k a multiple of 32, cut into
- * `slices` slices of slice_groups groups of 32, the last one shorter. Rows are padded to what the variant takes.
+ * (weight tiles: eight rows of w and eight of w' alternate); gelu: instead of silu. k a multiple of 32.
+ * Rows are padded to what the variant takes.
  * norm (few rows, matrix_norms()): a is F32 rows [rows][k] instead, normalized on the way with weight norm and eps. */
 #define PUSH_MATRIX_MATMUL                                                                         \
-    ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR(norm) ADDR_OUT                     \
-    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(slices) U32(slice_groups) U32(gelu)  \
-    F32(eps)
+    ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR(norm) ADDR_OUT PUSH_CHAIN          \
+    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(gelu) F32(eps)
 /* The projections to q, k and v with what follows them: bias, rotation (all of a head's dimensions), and the places of
- * PUSH_MATRIX_ROPE. w: weight tiles of all n = (n_head + 2 n_head_kv) * head_size rows, paired:
+ * PUSH_MATRIX_ROPE. w: weight tiles of all (n_head + 2 n_head_kv) * head_size rows, paired:
  * see PUSH_MATRIX_EXPAND. */
 #define PUSH_MATRIX_QKV                                                                            \
     ADDR(a) ADDR(w) ADDR(bias) ADDR(norm) ADDR(q) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages)     \
-    ADDR(kv) F32(eps) U32(rows) U32(n) U32(k) U32(slices) U32(slice_groups) U32(n_head) U32(n_head_kv) U32(head_size) \
+    ADDR(kv) PUSH_CHAIN F32(eps) U32(rows) U32(k) U32(n_head) U32(n_head_kv) U32(head_size)        \
     U32(pages_stride) U32(page_bytes) U32(adjacent)
 /* out: weight tiles of n rows of a quantized tensor from first_row on. halves 2: rows fill tiles of 16; 1: eight rows
  * fill half `upper` of each tile. head_size (0: none): paired, that is each head's rows are put so that the two of a
  * rotation stand eight rows apart in a tile; adjacent: they are neighbours in the tensor. */
 #define PUSH_MATRIX_EXPAND                                                                         \
     ADDR(w) ADDR_OUT U32(n) U32(k) U32(halves) U32(upper) U32(first_row) U32(head_size) U32(adjacent)
-/* out (row tiles) = norm(x[idx[r], :]) * weight as PUSH_RMSNORM; weight 0: x as it is. Row s begins at s * stride. */
+/* out (row tiles) = norm(x[idx[r], :]) * weight as PUSH_RMSNORM; weight 0: x as it is. Row s begins at s * stride, a
+ * multiple of 4. */
 #define PUSH_MATRIX_ROWS                                                                           \
-    ADDR(x) ADDR(weight) ADDR(idx) ADDR_OUT U32(rows) U32(cols) U32(stride) F32(eps)
+    ADDR(x) ADDR(weight) ADDR(idx) ADDR_OUT PUSH_CHAIN U32(rows) U32(cols) U32(stride) F32(eps)
 /* As PUSH_ROPE, with other places: q (rotated) goes to f16 rows [rows][n_head * head_size]; v lies in its page as
  * [n_head_kv][head_size][PAGE_TOKENS]. */
 #define PUSH_MATRIX_ROPE                                                                           \
@@ -94,7 +101,7 @@
  * tasks: struct attention_task, each a run of rows of one sequence at consecutive positions: the first row, how many,
  * the first one's position, and the row of the page table. */
 #define PUSH_MATRIX_ATTENTION                                                                      \
-    ADDR(q) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT                          \
+    ADDR(q) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT PUSH_CHAIN                                    \
     U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) F32(scale) F32(softcap)
 #define MATRIX_CHUNK_TOKENS 64 /* two pages */
 
@@ -136,7 +143,14 @@
  * up: ascending by id / 4 % SAMPLE_GROUPS, then by id. u: words 0 (high) and 1 of Philox4x32-10 (Salmon et al. 2011)
  * with counter (position, choice, round, 0) and key seed. Round 0 draws from what min_p and top_k keep; as long as a
  * token is below top_p's threshold, the next round draws from what is above that token. */
-#define PUSH_SAMPLE ADDR(logits) ADDR(params) ADDR(banned) ADDR_OUT U32(rows) U32(n_vocab)
+#define PUSH_SAMPLE ADDR(logits) ADDR(params) ADDR(banned) ADDR_OUT ADDR(scratch) U32(rows) U32(n_vocab) U32(stage)
+/* A row may have several workgroups: then the stages are dispatches one after the other, and scratch has so many words
+ * a row, the first of each 0 (and again afterwards). With one, all stages are one dispatch, and scratch is not used. */
+#define SAMPLE_BEST 0
+#define SAMPLE_SUMS 1
+#define SAMPLE_DRAW 2
+#define SAMPLE_MOST_PARTS 32
+#define SAMPLE_SCRATCH_WORDS (4 + 4 * SAMPLE_MOST_PARTS + 5 * SAMPLE_GROUPS)
 
 /* Log-probabilities (log_softmax of the logits) of tokens[r] and of the likeliest params[r].logprobs - 1 ids, in
  * descending order, the lower id first on ties: out: struct logprob_row [rows]. A row with params[r].logprobs 0 is

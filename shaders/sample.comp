@@ -1,10 +1,10 @@
 #version 460
-/* One workgroup draws one row's token. Every step is independent of the order in which invocations run and of their
- * number: maxima with the lowest id on ties, integer counts and integer masses. So a row's token is a function of
- * its logits and parameters alone.
+/* One workgroup draws one row's token, or several do where there are few rows. Every step is independent of the order
+ * in which invocations run and of their number: maxima with the lowest id on ties, integer counts and integer masses.
+ * So a row's token is a function of its logits and parameters alone.
  *
  * A line is four ids. Group g of SAMPLE_GROUPS has the lines g, g + SAMPLE_GROUPS, ...: an invocation owns whole
- * groups, adds their masses up in registers, and neighbours read neighbouring lines.
+ * groups, or shares one with others, adds their masses up in registers, and neighbours read neighbouring lines.
  *
  * The draw inverts the cumulative sum of the masses, in the order of push.h. top_p needs no search for its threshold:
  * a token drawn is good if the masses of the values above its own do not reach top_p already. If they do, it was
@@ -12,226 +12,67 @@
  * always among what is drawn from, so the distribution is that of the kept tokens. To know so without another pass in
  * most cases, the first one also adds up a tail, the values up to a pivot that a look at some values suggests: a token
  * not below the pivot is good if all but the tail do not reach top_p. The pivot decides what is known early, never what
- * is drawn. */
+ * is drawn.
+ *
+ * Several workgroups: each has its part of the groups, all lines of them, and each stage is a dispatch. BEST finds
+ * every part's best; where that is the token, the last workgroup to come hands it out. SUMS adds up the masses of its
+ * groups: what comes before, over the groups' bests, is done by each workgroup for itself. DRAW draws the first token
+ * from all groups' sums, in each workgroup; if it is not known to be good, they add up again, each its part, and the
+ * last one to come goes on alone. Nobody waits for another workgroup. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
 layout(local_size_x_id = 0) in; /* a power of two, at most SAMPLE_GROUPS */
-layout(constant_id = 1) const uint AHEAD = 4; /* lines in flight; 1: read one value at a time */
+layout(constant_id = 1) const uint AHEAD = 4; /* lines in flight; 1: one value at a time, one workgroup a row */
 layout(push_constant) uniform P { PUSH_SAMPLE } p;
+#include "sample_row.glsl"
 
-struct row_params { SAMPLE_ROW };
-layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer Rows { row_params v[]; };
-
-const uint SIZE = gl_WorkGroupSize.x;
-const uint KEY_NEGATIVE_INF = 0x007fffffu;
+const uint KEY_NEGATIVE_INF = 0x007fffffu, NONE = 0xffffffffu;
 const uint TAIL_BITS = 12; /* sums of 32 bits leave so many out: 4,096 masses fit */
-const uint BUCKETS = 2048, FILTER_BITS = 8192, SLOTS = 2 * SAMPLE_MAX_BANNED;
-#define MINUS_INF uintBitsToFloat(0xff800000u)
+const uint BUCKETS = 2048;
 
-shared uvec2 per_subgroup[SAMPLE_GROUPS];
-shared uint words[BUCKETS];              /* counts; or sums of masses, low words, then high words */
-shared float group_best[SAMPLE_GROUPS];  /* the largest logit */
-shared uint banned_bits[FILTER_BITS / 32]; /* by id % FILTER_BITS: 0 means not banned */
-shared uint banned_slots[SLOTS];         /* open addressing: id + 1; 0: empty */
+shared uint words[BUCKETS];            /* counts; or sums of masses, low words, then high words */
+shared uint group_best[SAMPLE_GROUPS]; /* the largest logit's key */
+shared uint listed[SAMPLE_GROUPS], listed_count;
 shared uint found_index;
 shared uint64_t found_rest;
 shared float found_z;
 
-row_params params;
-uint64_t row;
-bool whole; /* lines can be read at once */
-uint lane, lines;
-float inverse_temperature, zmax;
-
-/* ---- sums over the workgroup ---- */
-
-uvec3 split(uint64_t x)
-{
-    return uvec3(uint(x) & 0xffffff, uint(x >> 24) & 0xffffff, uint(x >> 48));
-}
-
-uint64_t join(uvec3 x)
-{
-    return uint64_t(x.x) + (uint64_t(x.y) << 24) + (uint64_t(x.z) << 48);
-}
-
-/* The sum of the lanes before this one, and of all. */
-uint64_t scan(uint64_t mine, out uint64_t ret_total)
-{
-    uvec3 parts = split(mine);
-    uint64_t before = join(subgroupExclusiveAdd(parts)), sum = join(subgroupAdd(parts));
-    barrier();
-    if (subgroupElect())
-        per_subgroup[gl_SubgroupID] = unpackUint2x32(sum);
-    barrier();
-    uint64_t all_before = 0, all = 0;
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize) {
-        uint64_t one = packUint2x32(per_subgroup[i]);
-        all += one;
-        all_before += i < gl_SubgroupID ? one : 0;
-    }
-    ret_total = join(subgroupAdd(split(all)));
-    return before + join(subgroupAdd(split(all_before)));
-}
-
-uint sum_of_few(uint mine)
-{
-    uint sum = subgroupAdd(mine), all = 0;
-    barrier();
-    if (subgroupElect())
-        per_subgroup[gl_SubgroupID].x = sum;
-    barrier();
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize)
-        all += per_subgroup[i].x;
-    return subgroupAdd(all);
-}
-
-/* ---- values ---- */
-
-/* An unsigned integer in the order of the floats. Key 0: banned; key 1: NaN. */
-uint key_of(float x)
-{
-    uint bits = floatBitsToUint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return 1;
-    if (bits == 0x80000000u)
-        bits = 0; /* -0 equals 0 */
-    return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-
-float value_of(uint key)
-{
-    return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
-}
-
-bool is_finite(float x)
-{
-    return (floatBitsToUint(x) & 0x7f800000u) != 0x7f800000u;
-}
-
-void prepare_banned()
-{
-    uint count = min(params.banned_count, SAMPLE_MAX_BANNED);
-    for (uint i = lane; i < FILTER_BITS / 32; i += SIZE)
-        banned_bits[i] = 0;
-    for (uint i = lane; i < SLOTS; i += SIZE)
-        banned_slots[i] = 0;
-    barrier();
-    for (uint i = lane; i < count; i += SIZE) {
-        uint id = U32s(p.banned).v[params.banned_begin + i], bit = id % FILTER_BITS, slot = id % SLOTS;
-        atomicOr(banned_bits[bit / 32], 1u << (bit % 32));
-        for (;; slot = (slot + 1) % SLOTS) {
-            uint was = atomicCompSwap(banned_slots[slot], 0, id + 1);
-            if (was == 0 || was == id + 1)
-                break;
-        }
-    }
-    barrier();
-}
-
-/* Bit i: id + i may be banned. id is a multiple of 4. */
-uint maybe_banned(uint id)
-{
-    uint bit = id % FILTER_BITS;
-    return (banned_bits[bit / 32] >> (bit % 32)) & 15;
-}
-
-/* A look-up, not a walk over the list: an invocation's loop iterations are limited on some devices. */
-bool is_banned(uint id)
-{
-    for (uint slot = id % SLOTS; banned_slots[slot] != 0; slot = (slot + 1) % SLOTS)
-        if (banned_slots[slot] == id + 1)
-            return true;
-    return false;
-}
-
-vec4 read_line(uint line)
-{
-    vec4 x = vec4(MINUS_INF);
-    if (whole && line < lines)
-        x = F32x4s(row).v[line];
-    if (!whole)
-        [[unroll]] for (uint i = 0; i < 4; i++)
-            if (line * 4 + i < p.n_vocab)
-                x[i] = F32s(row).v[line * 4 + i];
-    return x;
-}
-
-/* What must not be drawn becomes minus infinity. */
-vec4 clean_line(uint line, vec4 x)
-{
-    [[unroll]] for (uint i = 0; i < 4; i++)
-        if ((floatBitsToUint(x[i]) & 0x7fffffffu) > 0x7f800000u)
-            x[i] = MINUS_INF;
-    if (params.banned_count > 0) {
-        uint bits = maybe_banned(line * 4);
-        if (bits != 0)
-            [[unroll]] for (uint i = 0; i < 4; i++)
-                if ((bits >> i & 1) != 0 && is_banned(line * 4 + i))
-                    x[i] = MINUS_INF;
-    }
-    return x;
-}
-
-float z_of(float x)
-{
-    precise float z = x * inverse_temperature;
-    return z;
-}
-
-/* exp(z - zmax) in units of 2^-31. */
-uint mass_of(float z)
-{
-    precise float distance = z - zmax;
-    precise float binary = distance * 1.44269504;
-    precise float mass = exp2(binary) * 2147483648.0;
-    return uint(mass);
-}
+#include "sample_parts.glsl"
 
 /* ---- the best ---- */
 
-/* The largest key of all invocations and the lowest id that has it. */
-uvec2 group_of_best(uint key, uint id)
-{
-    uint top = subgroupMax(key);
-    uint low = subgroupMin(key == top ? id : 0xffffffffu);
-    barrier();
-    if (subgroupElect())
-        per_subgroup[gl_SubgroupID] = uvec2(top, low);
-    barrier();
-    key = 0;
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize)
-        key = max(key, per_subgroup[i].x);
-    top = subgroupMax(key);
-    low = 0xffffffffu;
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize)
-        low = per_subgroup[i].x == top ? min(low, per_subgroup[i].y) : low;
-    return uvec2(top, subgroupMin(low));
-}
-
-/* The best logit's id; on the way, every group's largest logit. Minus infinity: there is none. */
-uint find_best(out float ret_best)
+/* Key and id of the best logit of the part's groups; on the way, every group's. */
+uvec2 find_best()
 {
     float best = MINUS_INF;
     uint best_line = 0;
-    for (uint g = lane; g < SAMPLE_GROUPS; g += SIZE) {
+    if (sharers > 1) {
+        for (uint g = first_group + lane; g < end_group; g += SIZE)
+            group_best[g] = 0;
+        barrier();
+    }
+    uint stride = sharers * SAMPLE_GROUPS;
+    for (uint g = own_group; g < end_group; g += SIZE) {
         float here = MINUS_INF;
         uint here_line = g;
-        for (uint line = g; line < lines; line += AHEAD * SAMPLE_GROUPS) {
+        for (uint line = g + share * SAMPLE_GROUPS; line < lines; line += AHEAD * stride) {
             vec4 x[AHEAD];
-            [[unroll]] for (uint i = 0; i < AHEAD; i++)
-                x[i] = read_line(line + i * SAMPLE_GROUPS);
-            [[unroll]] for (uint i = 0; i < AHEAD; i++) {
-                vec4 c = clean_line(line + i * SAMPLE_GROUPS, x[i]);
+            [[unroll]] for (uint a = 0; a < AHEAD; a++)
+                x[a] = read_line(line + a * stride);
+            [[unroll]] for (uint a = 0; a < AHEAD; a++) {
+                vec4 c = clean_line(line + a * stride, x[a]);
                 float most = max(max(c.x, c.y), max(c.z, c.w));
                 if (most > here) {
                     here = most;
-                    here_line = line + i * SAMPLE_GROUPS;
+                    here_line = line + a * stride;
                 }
             }
         }
-        group_best[g] = here;
+        if (sharers == 1)
+            group_best[g] = key_of(here);
+        else
+            atomicMax(group_best[g], key_of(here));
         if (here > best || (here == best && here_line < best_line)) {
             best = here;
             best_line = here_line;
@@ -239,9 +80,7 @@ uint find_best(out float ret_best)
     }
     vec4 x = clean_line(best_line, read_line(best_line));
     uint i = x.x == best ? 0 : x.y == best ? 1 : x.z == best ? 2 : 3;
-    uvec2 found = group_of_best(key_of(best), best_line * 4 + i);
-    ret_best = value_of(found.x);
-    return found.y;
+    return group_of_best(key_of(best), best_line * 4 + i);
 }
 
 /* The first id by key where no logit is a number to draw: minus infinity, then NaN, then what is banned. */
@@ -259,62 +98,91 @@ uint find_any()
 
 /* ---- top_k ---- */
 
-void count_key(float z, uint floor_key, uint shift, uint bits, uint prefix)
+/* The highest bucket such that `above`, its word and those of the buckets beyond reach `want`; 0: none. Then above is
+ * what they have without its own. */
+uint find_bucket(uint want, inout uint above)
 {
-    uint key = key_of(z);
-    if (key >= floor_key && (shift + bits == 32 || key >> (shift + bits) == prefix))
-        atomicAdd(words[(key >> shift) & ((1u << bits) - 1)], 1);
+    const uint per = BUCKETS / SIZE;
+    uint mine = 0;
+    uint64_t total;
+    if (lane == 0) {
+        found_index = 0;
+        found_rest = 0;
+    }
+    for (uint i = 0; i < per; i++)
+        mine += words[BUCKETS - 1 - (lane * per + i)];
+    uint sum = above + uint(scan(mine, total));
+    if (sum < want && sum + mine >= want) {
+        uint i = BUCKETS - 1 - lane * per;
+        for (; sum + words[i] < want; i--)
+            sum += words[i];
+        found_index = i;
+        found_rest = sum;
+    }
+    barrier();
+    uint found = found_index;
+    above = uint(found_rest);
+    barrier();
+    return found;
 }
 
-/* Counts values >= floor_key whose upper bits are `prefix` by their next bits. of_groups: the groups' best alone. */
-void count_keys(bool of_groups, uint floor_key, uint shift, uint bits, uint prefix)
+void clear_words()
 {
     for (uint i = lane; i < BUCKETS; i += SIZE)
         words[i] = 0;
     barrier();
-    for (uint g = lane; g < SAMPLE_GROUPS; g += SIZE) {
-        float most = z_of(group_best[g]);
-        if (key_of(most) < floor_key)
-            continue;
-        if (of_groups)
-            count_key(most, floor_key, shift, bits, prefix);
-        for (uint line = g; line < lines && !of_groups; line += SAMPLE_GROUPS) {
-            vec4 x = clean_line(line, read_line(line));
-            [[unroll]] for (uint i = 0; i < 4; i++)
-                count_key(z_of(x[i]), floor_key, shift, bits, prefix);
-        }
+}
+
+uint z_key(uint g)
+{
+    return key_of(z_of(value_of(group_best[g])));
+}
+
+void count_key(uint key, uint floor_key, uint shift, uint bits, uint prefix)
+{
+    if (key >= floor_key && (shift + bits == 32 || key >> (shift + bits) == prefix))
+        atomicAdd(words[(key >> shift) & ((1u << bits) - 1)], 1);
+}
+
+/* Counts values >= floor_key whose upper bits are `prefix` by their next bits. of_groups: the groups' best alone;
+ * otherwise of the groups that are listed. */
+void count_keys(bool of_groups, uint floor_key, uint shift, uint bits, uint prefix)
+{
+    uint depth = (lines + SAMPLE_GROUPS - 1) / SAMPLE_GROUPS;
+    clear_words();
+    for (uint g = lane; g < SAMPLE_GROUPS && of_groups; g += SIZE)
+        count_key(z_key(g), floor_key, shift, bits, prefix);
+    for (uint i = lane; i < listed_count * depth && !of_groups; i += SIZE) {
+        uint line = listed[i % listed_count] + i / listed_count * SAMPLE_GROUPS;
+        vec4 x = clean_line(line, read_line(line));
+        for (uint c = 0; c < 4 && line < lines; c++)
+            count_key(key_of(z_of(x[c])), floor_key, shift, bits, prefix);
     }
+    barrier();
+}
+
+/* The groups that have values >= floor_key, in any order. */
+void list_groups(uint floor_key)
+{
+    if (lane == 0)
+        listed_count = 0;
+    barrier();
+    for (uint g = lane; g < SAMPLE_GROUPS; g += SIZE)
+        if (z_key(g) >= floor_key)
+            listed[atomicAdd(listed_count, 1)] = g;
     barrier();
 }
 
 /* The largest key >= floor_key such that `want` values are not below it; floor_key if there are not so many. */
 uint kth_key(bool of_groups, uint floor_key, uint want)
 {
-    const uint per = BUCKETS / SIZE;
     uint prefix = 0, above = 0;
+    if (!of_groups)
+        list_groups(floor_key);
     for (uint pass = 0; pass < 3; pass++) { /* 11, 11 and 10 bits */
         uint shift = pass == 0 ? 21 : pass == 1 ? 10 : 0, bits = pass == 2 ? 10 : 11;
-        if (lane == 0) {
-            found_index = 0;
-            found_rest = 0;
-        }
         count_keys(of_groups, floor_key, shift, bits, prefix);
-        uint mine = 0;
-        uint64_t total;
-        for (uint i = 0; i < per; i++) /* the highest bucket first */
-            mine += words[BUCKETS - 1 - (lane * per + i)];
-        uint sum = above + uint(scan(mine, total));
-        if (sum < want && sum + mine >= want) {
-            uint i = BUCKETS - 1 - lane * per;
-            for (; sum + words[i] < want; i--)
-                sum += words[i];
-            found_index = i;
-            found_rest = sum;
-        }
-        barrier();
-        prefix = (prefix << bits) | found_index;
-        above = uint(found_rest);
-        barrier();
+        prefix = (prefix << bits) | find_bucket(want, above);
     }
     return max(prefix, floor_key);
 }
@@ -345,46 +213,59 @@ bool is_kept(float z, float low, bool strict)
 /* A value up to which about 5/4 of the mass that top_p leaves out may lie, by one line a lane; minus infinity: none. */
 float tail_pivot(float low)
 {
+    const float per_bucket = 16.0 / float(BUCKETS); /* farther from zmax there is no mass to speak of */
     if (AHEAD == 1 || !(params.top_p < 1.0) || params.top_p < 0.5)
         return MINUS_INF;
+    uint sum = 0, above = 0;
+    clear_words();
     vec4 x = clean_line(lane, read_line(lane));
-    uvec4 mass;
     [[unroll]] for (uint i = 0; i < 4; i++) {
-        x[i] = z_of(x[i]);
-        mass[i] = is_kept(x[i], low, false) ? mass_of(x[i]) >> TAIL_BITS : 0;
+        float z = z_of(x[i]);
+        uint mass = is_kept(z, low, false) ? mass_of(z) >> TAIL_BITS : 0;
+        sum += mass;
+        if (mass > 0)
+            atomicAdd(words[min(uint((zmax - z) / per_bucket), BUCKETS - 1)], mass);
     }
-    uint aim = uint(float(sum_of_few(mass.x + mass.y + mass.z + mass.w)) * (1.0 - params.top_p) * 1.25);
-    float near = 0.0, far = 16.0; /* distances from zmax */
-    for (uint step = 0; step < 10; step++) {
-        float middle = (near + far) * 0.5;
-        uint tail = 0;
-        [[unroll]] for (uint i = 0; i < 4; i++)
-            tail += x[i] <= zmax - middle ? mass[i] : 0;
-        if (sum_of_few(tail) > aim)
-            near = middle;
-        else
-            far = middle;
-    }
-    return zmax - near;
+    uint aim = uint(float(sum_of_few(sum)) * (1.0 - params.top_p) * 1.25);
+    return zmax - float(find_bucket(aim + 1, above)) * per_bucket;
 }
 
-/* Every group's mass of the values >= low, or > low if strict. Returns this lane's part of a bound of the mass of those
- * up to the pivot, never above it. */
+/* What invocations that share a group add to its sum, with the carry. */
+void add_to_group(uint g, uint64_t sum)
+{
+    uvec2 both = unpackUint2x32(sum);
+    if (sharers == 1) {
+        words[g] = both.x;
+        words[SAMPLE_GROUPS + g] = both.y;
+    } else {
+        uint before = atomicAdd(words[g], both.x);
+        atomicAdd(words[SAMPLE_GROUPS + g], both.y + (before + both.x < before ? 1 : 0));
+    }
+}
+
+/* The part's groups' masses of the values >= low, or > low if strict. Returns this lane's part of a bound of the mass
+ * of those up to the pivot, never above it. */
 uint64_t sum_groups(float low, const bool strict, float pivot)
 {
     uint64_t all_tail = 0;
-    for (uint g = lane; g < SAMPLE_GROUPS; g += SIZE) {
+    if (sharers > 1) {
+        for (uint g = first_group + lane; g < end_group; g += SIZE)
+            words[g] = words[SAMPLE_GROUPS + g] = 0;
+        barrier();
+    }
+    uint stride = sharers * SAMPLE_GROUPS;
+    for (uint g = own_group; g < end_group; g += SIZE) {
         uint64_t sum = 0;
         uint tail = 0;
-        uint end = is_kept(z_of(group_best[g]), low, strict) ? lines : 0;
-        for (uint line = g; line < end; line += AHEAD * SAMPLE_GROUPS) {
+        uint end = is_kept(z_of(value_of(group_best[g])), low, strict) ? lines : 0;
+        for (uint line = g + share * SAMPLE_GROUPS; line < end; line += AHEAD * stride) {
             vec4 x[AHEAD];
-            [[unroll]] for (uint i = 0; i < AHEAD; i++)
-                x[i] = read_line(line + i * SAMPLE_GROUPS);
-            [[unroll]] for (uint i = 0; i < AHEAD; i++) {
-                x[i] = clean_line(line + i * SAMPLE_GROUPS, x[i]);
+            [[unroll]] for (uint a = 0; a < AHEAD; a++)
+                x[a] = read_line(line + a * stride);
+            [[unroll]] for (uint a = 0; a < AHEAD; a++) {
+                x[a] = clean_line(line + a * stride, x[a]);
                 [[unroll]] for (uint c = 0; c < 4; c++) {
-                    float z = z_of(x[i][c]);
+                    float z = z_of(x[a][c]);
                     uint mass = is_kept(z, low, strict) ? mass_of(z) : 0;
                     sum += mass;
                     if (AHEAD > 1 && !strict)
@@ -393,8 +274,7 @@ uint64_t sum_groups(float low, const bool strict, float pivot)
             }
         }
         all_tail += uint64_t(tail) << TAIL_BITS;
-        words[g] = uint(sum);
-        words[SAMPLE_GROUPS + g] = uint(sum >> 32);
+        add_to_group(g, sum);
     }
     barrier();
     return all_tail;
@@ -484,17 +364,14 @@ uint pick(uint64_t target, uint64_t before, float low, bool strict, out float re
     return found_index;
 }
 
-uint draw()
+/* From the sums in `words`; their tail is up to the pivot. NONE: another workgroup goes on. */
+uint draw(float low, float pivot, uint64_t tail)
 {
     const uint per = SAMPLE_GROUPS / SIZE;
-    float low = filter_threshold(), z;
-    bool strict = false, any = !(params.top_p < 1.0);
+    bool strict = false, any = !(params.top_p < 1.0), alone = PARTS == 1;
     uint64_t want = 0;
     uint token = 0;
-    float pivot = tail_pivot(low);
-    uint64_t tail_part = sum_groups(low, false, pivot), tail = 0;
-    if (AHEAD > 1)
-        scan(tail_part, tail);
+    float z;
     for (uint round = 0;; round++) {
         uint64_t mine = 0, total;
         for (uint i = 0; i < per; i++)
@@ -511,8 +388,73 @@ uint draw()
         low = z;
         strict = true;
         sum_groups(low, true, MINUS_INF);
+        if (!alone) {
+            put_sums(SUMS_ABOVE);
+            if (!is_last())
+                return NONE;
+            get_sums(SUMS_ABOVE);
+            alone = true;
+        }
     }
     return token;
+}
+
+/* ---- stages ---- */
+
+bool does(uint stage)
+{
+    return PARTS == 1 || p.stage == stage;
+}
+
+/* The row's best. False: not yet, or nothing is to be drawn from it in this stage. */
+bool best_stage(bool draws, out uvec2 ret_best)
+{
+    ret_best = does(SAMPLE_BEST) ? find_best() : uvec2(0);
+    if (PARTS == 1)
+        return true;
+    if (p.stage == SAMPLE_BEST) {
+        put_best(ret_best);
+        if (draws || !is_last())
+            return false;
+    } else if (!draws) {
+        return false;
+    }
+    ret_best = get_best();
+    return true;
+}
+
+void sums_stage(out float ret_low, out float ret_pivot, out uint64_t ret_tail)
+{
+    ret_low = filter_threshold();
+    ret_pivot = tail_pivot(ret_low);
+    uint64_t mine = sum_groups(ret_low, false, ret_pivot);
+    ret_tail = 0;
+    if (AHEAD > 1)
+        scan(mine, ret_tail);
+    if (PARTS == 1)
+        return;
+    put_sums(SUMS);
+    if (lane == 0) {
+        uvec2 tail = unpackUint2x32(ret_tail);
+        scratch.v[PART_TAIL + 2 * part] = tail.x;
+        scratch.v[PART_TAIL + 2 * part + 1] = tail.y;
+        if (part == 0) {
+            scratch.v[LOW] = floatBitsToUint(ret_low);
+            scratch.v[PIVOT] = floatBitsToUint(ret_pivot);
+        }
+    }
+}
+
+/* What sums_stage() left. */
+void get_stage(out float ret_low, out float ret_pivot, out uint64_t ret_tail)
+{
+    uint64_t mine = 0;
+    for (uint i = lane; i < PARTS; i += SIZE)
+        mine += packUint2x32(uvec2(scratch.v[PART_TAIL + 2 * i], scratch.v[PART_TAIL + 2 * i + 1]));
+    scan(mine, ret_tail);
+    ret_low = uintBitsToFloat(scratch.v[LOW]);
+    ret_pivot = uintBitsToFloat(scratch.v[PIVOT]);
+    get_sums(SUMS);
 }
 
 void main()
@@ -523,18 +465,32 @@ void main()
     row = at(p.logits, r, p.n_vocab, 4);
     whole = AHEAD > 1 && p.n_vocab % 4 == 0 && (uint(row) & 15) == 0;
     lines = p.n_vocab / 4 + (p.n_vocab % 4 != 0 ? 1 : 0);
+    scratch = Scratch(at(p.scratch, r, SAMPLE_SCRATCH_WORDS, 4));
+    take_part(SPLITS ? gl_WorkGroupID.y : 0, PARTS);
+    bool draws = params.temperature > 0.0;
+    uvec2 best;
     if (params.banned_count > 0)
         prepare_banned();
-    float best;
-    uint token = find_best(best);
-    if (best == MINUS_INF) {
+    if (!best_stage(draws, best))
+        return;
+    inverse_temperature = max(1.0 / params.temperature, 1.17549435e-38); /* 0 * infinity is nothing to compare */
+    zmax = z_of(value_of(best.x));
+    uint token = best.y;
+    float low, pivot;
+    uint64_t tail;
+    /* Minus infinity: all are; infinity: nothing to draw from, the best there is. */
+    bool finite = best.x != KEY_NEGATIVE_INF && is_finite(zmax);
+    if (draws && finite && does(SAMPLE_SUMS))
+        sums_stage(low, pivot, tail);
+    if (!does(SAMPLE_DRAW) && draws)
+        return;
+    if (draws && finite) {
+        if (!does(SAMPLE_SUMS))
+            get_stage(low, pivot, tail);
+        token = draw(low, pivot, tail);
+    } else if (best.x == KEY_NEGATIVE_INF) {
         token = find_any();
-    } else if (params.temperature > 0.0) {
-        inverse_temperature = max(1.0 / params.temperature, 1.17549435e-38); /* 0 * infinity is nothing to compare */
-        zmax = z_of(best);
-        if (is_finite(zmax)) /* else nothing to draw from: the best there is */
-            token = draw();
     }
-    if (lane == 0)
+    if (lane == 0 && part == 0 && token != NONE)
         U32s(p.out_).v[r] = token;
 }

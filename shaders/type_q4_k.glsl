@@ -19,8 +19,9 @@ void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
     uvec2 q = k_scale_min(s.head, g);
     float scale = d.x * float(q.x), least = -(d.y * float(q.y));
     uvec4 x = weight_unit(p, 1 + g);
+    vec3 scales = byte_scales(scale);
     [[unroll]] for (uint i = 0; i < 32; i++)
-        w[i] = fma(scale, float((x[i / 8] >> ((i % 8) * 4)) & 15), least);
+        w[i] = byte_fma((x[i / 8] >> (i % 2 * 4)) & 0x0f0f0f0fu, i % 8 / 2, scales, least);
 }
 
 #ifdef OCTO_MATRIX_GLSL

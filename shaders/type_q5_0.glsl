@@ -19,8 +19,12 @@ void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
     float d = half_of(s.scales, g);
     uint high = word_of(s.high[0], s.high[1], g);
     uvec4 x = weight_unit(p, 3 + g);
-    [[unroll]] for (uint i = 0; i < 32; i++)
-        w[i] = d * float(int(split_nibble(x, i) | (((high >> i) & 1) << 4)) - 16);
+    vec3 scales = byte_scales(d);
+    [[unroll]] for (uint i = 0; i < 32; i += 4) {
+        uint q = ((x[i % 16 / 4] >> (i / 16 * 4)) & 0x0f0f0f0fu) | fifth_bits(high >> i);
+        [[unroll]] for (uint b = 0; b < 4; b++)
+            w[i + b] = byte_fma(q, b, scales, -16.0 * d);
+    }
 }
 
 #ifdef OCTO_MATRIX_GLSL

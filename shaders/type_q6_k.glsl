@@ -23,9 +23,17 @@ void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
     uvec2 high = g % 2 == 0 ? pair.xy : pair.zw;
     int scales = s.scales[g / 2] >> int(g % 2) * 16;
     float a = s.d * float(bitfieldExtract(scales, 0, 8)), b = s.d * float(bitfieldExtract(scales, 8, 8));
-    [[unroll]] for (uint i = 0; i < 32; i++) {
-        uint q = ((low[i / 8] >> ((i % 8) * 4)) & 15) | (((high[i / 16] >> ((i % 16) * 2)) & 3) << 4);
-        w[i] = (i < 16 ? a : b) * float(int(q) - 32);
+    [[unroll]] for (uint i = 0; i < 32; i += 8) {
+        uint pairs = high[i / 16] >> i % 16 * 2 & 0xffff; /* a nibble: upper bits of two neighbours */
+        pairs = (pairs | pairs << 8) & 0x00ff00ffu;
+        pairs = (pairs | pairs << 4) & 0x0f0f0f0fu;
+        uint even = (low[i / 8] & 0x0f0f0f0fu) | ((pairs & 0x03030303u) << 4);
+        uint odd = ((low[i / 8] >> 4) & 0x0f0f0f0fu) | ((pairs & 0x0c0c0c0cu) << 2);
+        float d = i < 16 ? a : b;
+        [[unroll]] for (uint k = 0; k < 4; k++) {
+            w[i + 2 * k] = byte_fma(even, k, byte_scales(d), -32.0 * d);
+            w[i + 2 * k + 1] = byte_fma(odd, k, byte_scales(d), -32.0 * d);
+        }
     }
 }
 

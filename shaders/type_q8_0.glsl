@@ -16,10 +16,11 @@ void type_read_group(type_slice s, weight_at p, uint g, out float w[GROUP])
 {
     vec2 pair = unpackHalf2x16(s.scales[g / 2]);
     float d = g % 2 == 0 ? pair.x : pair.y;
+    vec3 scales = byte_scales(d);
     [[unroll]] for (uint u = 0; u < 2; u++) {
-        ivec4 x = ivec4(weight_unit(p, 1 + g * 2 + u));
+        uvec4 x = weight_unit(p, 1 + g * 2 + u) ^ 0x80808080u;
         [[unroll]] for (uint i = 0; i < 16; i++)
-            w[u * 16 + i] = d * float(bitfieldExtract(x[i / 4], int(i % 4) * 8, 8));
+            w[u * 16 + i] = byte_fma(x[i / 4], i % 4, scales, -128.0 * d);
     }
 }
 

@@ -83,6 +83,24 @@ uint split_nibble(uvec4 x, uint i)
     return (x[i % 16 / 4] >> ((i % 4) * 8 + i / 16 * 4)) & 15;
 }
 
+/* What byte i of a word is multiplied with where it stands, as a multiple of 2^8i: exact, no scale is so small. */
+vec3 byte_scales(float d)
+{
+    return d * vec3(1.0, 1.0 / 256.0, 1.0 / 65536.0);
+}
+
+/* d * (byte i of x) + c, rounded once. Masked where it stands: a shift less for each value. */
+float byte_fma(uint x, uint i, vec3 d, float c)
+{
+    return i == 3 ? fma(d[0], float(int(x >> 24)), c) : fma(d[i], float(int(x & (0xffu << (8 * i)))), c);
+}
+
+/* Lower four bits of x as bit 4 of a word's bytes. */
+uint fifth_bits(uint x)
+{
+    return ((x & 15) * 0x02040810u) & 0x10101010u;
+}
+
 /* Scale and min of group g of Q4_K and Q5_K; head.yzw: twelve bytes. Bytes 0..3: scales of 0..3 (6 bits), 4..7: mins
  * of 0..3; their upper 2 bits are the upper bits of 4..7, whose lower 4 bits are in bytes 8..11 (scale below, min
  * above). */

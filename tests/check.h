@@ -77,6 +77,15 @@ static inline bool check_fail(const char *file, int line, const char *what)
         }                                                                                          \
     } while (0)
 
+/* For a folder that the test made. */
+static inline void check_remove(const char *dir)
+{
+    char command[256];
+    snprintf(command, sizeof command, "rm -rf '%s'", dir);
+    if (system(command) != 0)
+        fprintf(stderr, "left behind: %s\n", dir);
+}
+
 static inline int check_report(void)
 {
     if (check_failures > 0)
@@ -84,6 +93,16 @@ static inline int check_report(void)
     else
         printf("%u checks passed\n", check_count);
     return check_failures > 0 || check_count == 0;
+}
+
+/* DIR/NAME; the text is good for three calls more. */
+static inline const char *check_path(const char *dir, const char *name)
+{
+    static char paths[4][6000];
+    static unsigned at;
+    char *path = paths[at++ % 4];
+    snprintf(path, sizeof paths[0], "%s/%s", dir, name);
+    return path;
 }
 
 /* splitmix64: the tests' random numbers. The seed comes from OCTO_TEST_SEED or the test's default

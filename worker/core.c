@@ -10,7 +10,12 @@
 #include "base/size.h"
 
 static const uint64_t checkpoint_every_ns = 10 * NS_PER_S;
-enum { CHECKPOINT_TOKENS = 128, CHECKPOINT_BYTES = 4 << 20, ADMIT_AHEAD_TOKENS = 64 };
+enum {
+    CHECKPOINT_TOKENS = 128,
+    CHECKPOINT_SHARE = 8,
+    CHECKPOINT_BYTES = 4 << 20,
+    ADMIT_AHEAD_TOKENS = 64
+};
 
 /* A choice in the engine. */
 struct slot {
@@ -26,9 +31,14 @@ struct core {
     struct slot *slots;    /* [max_seqs] */
     uint32_t *generations; /* [max_seqs], so that an id is not used twice in a row */
     uint32_t max_seqs, running, waiting;
+    uint32_t checkpoint_slot; /* whose turn it is */
     struct job *first, *last; /* with choices to start */
     double prefill_tokens_per_s, decode_tokens_per_s;
     uint64_t tokens, prefill_tokens, cached_tokens;
+    bool energy_known; /* energy_j is */
+    double energy_j;   /* at the end of the last step */
+    double shared_j;
+    uint64_t shared_tokens;
 };
 
 /* The engine's id of what runs in a slot. */
@@ -175,8 +185,8 @@ static void finish(struct core *c, struct job *j)
         nack(c, j, true, why.text[0] != '\0' ? why.text : "the result does not fit in memory");
         return;
     }
-    c->events.on_result(c->events.user, j->serial, &body, j->prompt.count,
-                        job_completion_tokens(j));
+    c->events.on_result(c->events.user, j->serial, &body, j->prompt.count, job_completion_tokens(j),
+                        job_energy_j(j));
     buf_free(&body);
     job_destroy(&j);
 }
@@ -329,6 +339,47 @@ static void take_token(struct core *c, const struct engine_event *ev)
         finish(c, j);
 }
 
+/* ---- energy: core.h ---- */
+
+static double share_weight(const struct core *c, const struct engine_share *s)
+{
+    double prompt_token = 1;
+    if (c->decode_tokens_per_s > 0 && c->decode_tokens_per_s < c->prefill_tokens_per_s)
+        prompt_token = c->decode_tokens_per_s / c->prefill_tokens_per_s;
+    return s->decode_tokens + prompt_token * s->prefill_tokens;
+}
+
+static struct job *share_job(const struct core *c, const struct engine_share *s)
+{
+    uint32_t slot = (uint32_t)s->id;
+    return slot < c->max_seqs && slot_id(c, slot) == s->id ? c->slots[slot].job : NULL;
+}
+
+/* A step has ended. */
+static void share_energy(struct core *c, const struct engine_step_stats *s)
+{
+    double before = c->energy_j, weights = 0;
+    bool known = c->energy_known;
+    c->energy_known = c->events.energy(c->events.user, &c->energy_j);
+    known = known && c->energy_known;
+    for (size_t i = 0; i < s->shares_count; i++) {
+        if (share_job(c, &s->shares[i]) != NULL)
+            weights += share_weight(c, &s->shares[i]);
+    }
+    for (size_t i = 0; i < s->shares_count; i++) {
+        struct job *j = share_job(c, &s->shares[i]);
+        if (j == NULL)
+            continue;
+        j->energy_unknown = j->energy_unknown || !known;
+        if (known)
+            j->energy_j += (c->energy_j - before) * share_weight(c, &s->shares[i]) / weights;
+    }
+    if (known && weights > 0) {
+        c->shared_j += c->energy_j - before;
+        c->shared_tokens += (uint64_t)s->prefill_tokens + s->decode_tokens;
+    }
+}
+
 /* Smoothed over about 20 steps. A mixed step counts for whichever there is more of. */
 static void count_step(struct core *c, const struct engine_step_stats *s, uint64_t gpu_ns)
 {
@@ -343,24 +394,29 @@ static void count_step(struct core *c, const struct engine_step_stats *s, uint64
     *smooth = *smooth == 0 ? rate : *smooth + (rate - *smooth) / 20;
 }
 
-enum err core_step(struct core *c, uint64_t now_ns, struct core_step *ret, struct err_msg *why)
+enum err core_step(struct core *c, uint64_t now_ns, uint64_t *ret_gpu_ns, struct err_msg *why)
 {
+    bool idle = c->running == 0;
     admit(c, now_ns);
     if (c->running == 0)
         return ERR_AGAIN;
     const struct engine_event *events = NULL;
     size_t count = 0;
     struct engine_step_stats stats = {0};
+    if (idle)
+        c->energy_known = c->events.energy(c->events.user, &c->energy_j);
     enum err e = c->port->step(c->port->impl, &events, &count, &stats, why);
     if (e != ERR_OK)
         return e;
-    for (size_t i = 0; i < count; i++)
-        take_token(c, &events[i]);
     /* A call in which no step ended took no device time. */
     bool ended = stats.prefill_tokens + stats.decode_tokens > 0;
+    if (ended)
+        share_energy(c, &stats);
+    for (size_t i = 0; i < count; i++)
+        take_token(c, &events[i]);
     uint64_t gpu_ns = stats.gpu_ns != 0 || !ended ? stats.gpu_ns : stats.wall_ns;
     count_step(c, &stats, gpu_ns);
-    *ret = (struct core_step){.gpu_ns = gpu_ns, .ahead = stats.ahead};
+    *ret_gpu_ns = gpu_ns;
     return ERR_OK;
 }
 
@@ -392,19 +448,31 @@ void core_hand_back(struct core *c, bool running_too, bool counts, const char *r
 size_t core_progress(struct core *c, uint64_t now_ns, struct core_progress *entries, size_t max)
 {
     size_t count = 0, bytes = 0;
-    for (uint32_t i = 0; i < c->max_seqs && count < max; i++) {
+    uint32_t first = c->checkpoint_slot;
+    bool full = false;
+    for (uint32_t n = 0; n < c->max_seqs && count < max; n++) {
+        uint32_t i = (first + n) % c->max_seqs;
         struct job *j = c->slots[i].job;
         bool told = j == NULL;
-        for (uint32_t k = 0; k < i && !told; k++)
-            told = c->slots[k].job == j;
+        for (uint32_t k = 0; k < n && !told; k++)
+            told = c->slots[(first + k) % c->max_seqs].job == j;
         if (told)
             continue;
         struct core_progress *p = &entries[count++];
         uint64_t tokens = job_completion_tokens(j);
         *p = (struct core_progress){.serial = j->serial, .completion_tokens = tokens};
+        /* A share more than the last time: all of a long job's checkpoints take but a few times
+         * what the last one does. */
+        uint64_t more = max_u64(CHECKPOINT_TOKENS, j->checkpoint_tokens / CHECKPOINT_SHARE);
         if (!job_has_checkpoints(j) || now_ns - j->checkpoint_ns < checkpoint_every_ns ||
-            bytes >= CHECKPOINT_BYTES || tokens < j->checkpoint_tokens + CHECKPOINT_TOKENS)
+            tokens < j->checkpoint_tokens + more)
             continue;
+        if (bytes >= CHECKPOINT_BYTES) { /* the next time begins with this one */
+            if (!full)
+                c->checkpoint_slot = i;
+            full = true;
+            continue;
+        }
         if (job_encode_checkpoint(c->context, j, &p->checkpoint, NULL) != ERR_OK) {
             buf_free(&p->checkpoint);
             continue;
@@ -424,6 +492,8 @@ struct core_stats core_stats(const struct core *c)
         .tokens = c->tokens,
         .prefill_tokens = c->prefill_tokens,
         .cached_tokens = c->cached_tokens,
+        .shared_j = c->shared_j,
+        .shared_tokens = c->shared_tokens,
         .running = c->running,
         .waiting = c->waiting,
     };

@@ -27,6 +27,7 @@ struct engine_thread {
     engine_open_fn *open;
     void *open_user;
     struct engine_port port;
+    struct engine_info info; /* a copy: a lost engine is gone before its thread's owner is */
     const struct job_context *context;
     struct core *core;
     struct queue *commands; /* struct command */
@@ -44,6 +45,7 @@ struct engine_thread {
     enum err open_err;
     struct err_msg open_why;
     struct thread_stats stats;
+    struct energy_meter meter;
 };
 
 void thread_event_free(struct thread_event *ev)
@@ -70,8 +72,17 @@ static uint64_t wall_ms(void *user)
     return clock_wall_ms();
 }
 
+static bool energy(void *user, double *ret_joules)
+{
+    struct engine_thread *t = user;
+    pthread_mutex_lock(&t->mutex);
+    struct energy_meter meter = t->meter;
+    pthread_mutex_unlock(&t->mutex);
+    return energy_at(&meter, clock_mono_ns(), ret_joules);
+}
+
 static void on_result(void *user, uint64_t serial, struct buf *body, uint64_t prompt_tokens,
-                      uint64_t completion_tokens)
+                      uint64_t completion_tokens, double energy_j)
 {
     struct thread_event ev = {
         .kind = THREAD_RESULT,
@@ -79,6 +90,7 @@ static void on_result(void *user, uint64_t serial, struct buf *body, uint64_t pr
         .body = *body,
         .prompt_tokens = prompt_tokens,
         .completion_tokens = completion_tokens,
+        .energy_j = energy_j,
     };
     *body = (struct buf){0};
     emit(user, &ev);
@@ -151,8 +163,8 @@ static void work(struct engine_thread *t)
         while (queue_pop(t->commands, &c))
             obey(t, &c);
         struct err_msg why = {{0}};
-        struct core_step step = {0};
-        enum err e = core_step(t->core, clock_mono_ns(), &step, &why);
+        uint64_t step_gpu_ns = 0;
+        enum err e = core_step(t->core, clock_mono_ns(), &step_gpu_ns, &why);
         if (e == ERR_AGAIN)
             continue;
         if (e != ERR_OK) {
@@ -163,10 +175,10 @@ static void work(struct engine_thread *t)
             return;
         }
         publish(t);
-        uint64_t rest = pacer_rest_ns(&t->pacer, step.gpu_ns, atomic_load(&t->delay_us) / 1000.0);
-        /* The device rests once it is through with the next step; that is about as long. */
-        if (rest > 0)
-            queue_rest(t->commands, rest + (step.ahead ? step.gpu_ns : 0));
+        uint64_t rest_ns = pacer_rest_ns(&t->pacer, step_gpu_ns, clock_mono_ns(),
+                                         atomic_load(&t->delay_us) / 1000.0);
+        if (rest_ns > 0)
+            queue_rest(t->commands, rest_ns);
     }
 }
 
@@ -175,10 +187,14 @@ static bool open_engine(struct engine_thread *t)
 {
     struct err_msg why = {{0}};
     enum err e = t->open(t->open_user, &t->port, &why);
+    if (e == ERR_OK)
+        t->info = *t->port.info(t->port.impl);
     pthread_mutex_lock(&t->mutex);
     t->opened = true;
     t->open_err = e;
     t->open_why = why;
+    if (e == ERR_OK)
+        t->stats.kv_tokens_free = t->port.kv_tokens_free(t->port.impl);
     pthread_cond_broadcast(&t->changed);
     while (e == ERR_OK && !t->go)
         pthread_cond_wait(&t->changed, &t->mutex);
@@ -246,14 +262,17 @@ enum err engine_thread_start(engine_open_fn *open, void *user, struct engine_thr
 
 const struct engine_info *engine_thread_info(const struct engine_thread *t)
 {
-    return t->port.info(t->port.impl);
+    return &t->info;
 }
 
 enum err engine_thread_run(struct engine_thread *t, const struct job_context *context,
                            void (*wake)(void *user), void *user)
 {
-    struct core_events events = {
-        .user = t, .wall_ms = wall_ms, .on_result = on_result, .on_nack = on_nack};
+    struct core_events events = {.user = t,
+                                 .wall_ms = wall_ms,
+                                 .on_result = on_result,
+                                 .on_nack = on_nack,
+                                 .energy = energy};
     size_t max = engine_thread_info(t)->max_seqs;
     t->context = context;
     t->wake = wake;
@@ -306,6 +325,13 @@ void engine_thread_hand_back(struct engine_thread *t, bool running_too)
 void engine_thread_set_delay(struct engine_thread *t, double delay_ms)
 {
     atomic_store(&t->delay_us, (unsigned)(delay_ms * 1000));
+}
+
+void engine_thread_set_meter(struct engine_thread *t, const struct energy_meter *meter)
+{
+    pthread_mutex_lock(&t->mutex);
+    t->meter = *meter;
+    pthread_mutex_unlock(&t->mutex);
 }
 
 bool engine_thread_poll(struct engine_thread *t, struct thread_event *ret)

@@ -6,6 +6,7 @@
 #define OCTO_WORKER_ENGINE_THREAD_H
 
 #include "worker/core.h"
+#include "worker/energy.h"
 
 struct engine_thread;
 
@@ -19,6 +20,7 @@ struct thread_event {
     char reason[160]; /* NACK, LOST */
     struct buf body;  /* RESULT: its body; NACK: a checkpoint or empty */
     uint64_t prompt_tokens, completion_tokens;
+    double energy_j;                /* RESULT; 0: unknown */
     struct core_progress *progress; /* PROGRESS */
     size_t progress_count;
 };
@@ -49,6 +51,8 @@ void engine_thread_ask_progress(struct engine_thread *t);
 void engine_thread_hand_back(struct engine_thread *t, bool running_too);
 /* Rest after each quantum of GPU work. */
 void engine_thread_set_delay(struct engine_thread *t, double delay_ms);
+/* What the jobs' energy is told by, from now on; copied. Until then it is unknown. */
+void engine_thread_set_meter(struct engine_thread *t, const struct energy_meter *meter);
 
 bool engine_thread_poll(struct engine_thread *t, struct thread_event *ret);
 struct thread_stats engine_thread_stats(struct engine_thread *t);

@@ -1,31 +1,68 @@
-/* The governor's arithmetic; governor.h has the picture. */
+/* What the laws have in common: which limits count, what is fresh, the bounds of duty. */
 #include "worker/governor.h"
 
-#include "base/clock.h"
+#include <string.h>
 
-static const double ramp_c = 5;           /* the last degrees below the target */
-static const double ramp_power = 0.05;    /* the last share below the power limit */
-static const double delay_cool_ms = 1;    /* a cool card still breathes */
-static const double delay_target_ms = 50; /* at the target: half duty */
-static const double delay_most_ms = 450;  /* a tenth of the duty */
-static const double release_ms_per_s = 1;
-static const uint64_t double_ns = NS_PER_S;
-static const uint64_t halve_ns = 2 * NS_PER_S;
+#include "base/clock.h"
+#include "base/size.h"
+#include "worker/governor_impl.h"
+
 static const uint64_t stale_ns = 5 * NS_PER_S;
+static const uint64_t missed_ns = 15 * NS_PER_S;
+static const double quantum_ms = (double)GOVERNOR_QUANTUM_NS / (double)NS_PER_MS;
+
+enum err governor_law_parse(const char *name, enum governor_law *ret, struct err_msg *why)
+{
+    static const char *const names[] = {"off", "ramp", "pi"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(name, names[i]) == 0) {
+            *ret = (enum governor_law)i;
+            return ERR_OK;
+        }
+    }
+    return err_set(why, ERR_USAGE, "\"%s\": expected pi, ramp or off", name);
+}
 
 struct governor_config governor_defaults(void)
 {
-    return (struct governor_config){.target_c = 75, .margin_keep_c = 5, .blind_ms = 5};
+    return (struct governor_config){
+        .law = GOVERNOR_PI,
+        .limits = {.target_c = 75, .duty_max = 1},
+        .margin_keep_c = 5,
+        .duty_min = 0.1,
+        .blind_ms = 5,
+    };
 }
 
 void governor_init(struct governor *g, struct governor_config config)
 {
-    *g = (struct governor){.config = config};
+    *g = (struct governor){.config = config, .limits = config.limits, .joules = {.duty_max = 1}};
 }
 
-bool governor_headroom_c(const struct governor *g, const struct governor_input *in, double *ret_c)
+void governor_set_minute(struct governor *g, unsigned minute_of_day)
 {
-    double to_target = g->config.target_c - in->temp_c;
+    g->limits = governor_hours_at(&g->config.hours, minute_of_day, g->config.limits);
+}
+
+/* read_ns 0: never. */
+static bool is_fresh(uint64_t read_ns, uint64_t now_ns)
+{
+    return read_ns != 0 && (now_ns < read_ns || now_ns - read_ns <= stale_ns);
+}
+
+static bool is_missed(const struct governor_degrees *d, uint64_t now_ns)
+{
+    return d->read_ns != 0 && now_ns > d->read_ns + missed_ns;
+}
+
+bool governor_misses_degrees(const struct governor *g, uint64_t now_ns)
+{
+    return is_missed(&g->temp, now_ns) || is_missed(&g->margin, now_ns);
+}
+
+bool governor_headroom_c(const struct governor *g, const struct sensor_reading *in, double *ret_c)
+{
+    double to_target = g->limits.target_c - in->temp_c;
     double to_limit = in->margin_c - g->config.margin_keep_c;
     if (in->have_temp && in->have_margin)
         *ret_c = to_target < to_limit ? to_target : to_limit;
@@ -38,107 +75,76 @@ bool governor_headroom_c(const struct governor *g, const struct governor_input *
 
 double governor_duty(double delay_ms)
 {
-    double quantum_ms = (double)GOVERNOR_QUANTUM_NS / (double)NS_PER_MS;
     return quantum_ms / (quantum_ms + delay_ms);
 }
 
-/* left: what is left of the ramp, 1 at its cool end, 0 at the target. */
-static double ramp(double left)
+double governor_delay_ms(double duty)
 {
-    if (left >= 1)
-        return delay_cool_ms;
-    if (left <= 0)
-        return delay_target_ms;
-    return delay_cool_ms + (delay_target_ms - delay_cool_ms) * (1 - left);
+    return quantum_ms / duty - quantum_ms;
 }
 
-static double most(double ms)
+static double clamp(double x, double low, double high)
 {
-    return ms > delay_most_ms ? delay_most_ms : ms;
+    return x < low ? low : x > high ? high : x;
 }
 
-/* Above the target, or while the card throttles itself. */
-static void escalate(struct governor *g, bool throttled, uint64_t now_ns)
+/* Degrees that a reading lacks are those before it while these are fresh. False: they were told
+ * once and are not any more. */
+static bool keep_degrees(struct governor_degrees *last, uint64_t read_ns, bool *have, double *c,
+                         uint64_t now_ns)
 {
-    bool entered = !g->over;
-    if (entered || !g->escalated) {
-        if (g->delay_ms < delay_target_ms && !throttled)
-            g->delay_ms = delay_target_ms;
-        g->step_ns = now_ns;
-    }
-    if (throttled && !g->throttled) {
-        /* duty = q / (q + d): half of it is d' = q + 2 d. */
-        double quantum_ms = (double)GOVERNOR_QUANTUM_NS / (double)NS_PER_MS;
-        g->delay_ms = most(quantum_ms + 2 * g->delay_ms);
-        g->step_ns = now_ns;
-    }
-    while (now_ns - g->step_ns >= double_ns) {
-        g->delay_ms = most(g->delay_ms * 2);
-        g->step_ns += double_ns;
-    }
-    g->escalated = true;
+    if (*have)
+        *last = (struct governor_degrees){.c = *c, .read_ns = read_ns};
+    if (last->read_ns == 0)
+        return true;
+    *have = is_fresh(last->read_ns, now_ns);
+    *c = last->c;
+    return *have;
 }
 
-/* Back below the target: halve every 2 s down to the ramp's top. */
-static void come_back(struct governor *g, uint64_t now_ns)
+/* While nobody sees how hot the card is, it rests at least as it did last; by the ramp's last word
+ * for half of the time at most. */
+static double floor_ms(const struct governor *g)
 {
-    if (g->over)
-        g->step_ns = now_ns;
-    while (g->delay_ms > delay_target_ms && now_ns - g->step_ns >= halve_ns) {
-        g->delay_ms /= 2;
-        g->step_ns += halve_ns;
-    }
-    if (g->delay_ms <= delay_target_ms) {
-        g->delay_ms = delay_target_ms;
-        g->escalated = false;
-    }
+    bool ramp = g->config.law == GOVERNOR_RAMP;
+    double held_ms = ramp ? clamp(g->held_ms, 0, quantum_ms) : g->held_ms;
+    return held_ms > g->config.blind_ms ? held_ms : g->config.blind_ms;
 }
 
-static void follow_ramp(struct governor *g, double want_ms, uint64_t now_ns)
+double governor_update(struct governor *g, const struct sensor_reading *in, uint64_t now_ns)
 {
-    if (!g->started || want_ms >= g->delay_ms) {
-        g->delay_ms = want_ms;
-        return;
-    }
-    double seconds = (double)(now_ns - g->update_ns) / (double)NS_PER_S;
-    double released = g->delay_ms - release_ms_per_s * seconds;
-    g->delay_ms = released > want_ms ? released : want_ms;
-}
-
-double governor_update(struct governor *g, const struct governor_input *in, uint64_t now_ns)
-{
-    if (g->config.off)
+    if (g->config.law == GOVERNOR_OFF)
         return g->delay_ms = 0;
-    double headroom_c = 0;
-    bool have_c = governor_headroom_c(g, in, &headroom_c);
-    bool have_power = in->have_power && in->limit_w > 0;
-    bool fresh = in->read_ns != 0 && (now_ns < in->read_ns || now_ns - in->read_ns <= stale_ns);
-    if (!fresh || (!have_c && !have_power)) {
-        *g = (struct governor){.config = g->config, .blind = true, .delay_ms = g->config.blind_ms};
-        return g->delay_ms;
+    struct sensor_reading reading = *in;
+    bool temp = keep_degrees(&g->temp, in->read_ns, &reading.have_temp, &reading.temp_c, now_ns);
+    bool margin =
+        keep_degrees(&g->margin, in->read_ns, &reading.have_margin, &reading.margin_c, now_ns);
+    struct governor_input input = {
+        .reading = &reading,
+        .limit_w = in->limit_w,
+        .duty_max = clamp(g->joules.duty_max, 0, g->limits.duty_max),
+    };
+    input.duty_min = clamp(g->config.duty_min, 0, input.duty_max);
+    input.have_headroom = temp && margin && governor_headroom_c(g, &reading, &input.headroom_c);
+    if (g->limits.max_watts > 0 && (in->limit_w <= 0 || g->limits.max_watts < in->limit_w)) {
+        input.limit_w = g->limits.max_watts;
+        input.own_limit = true;
     }
-    g->blind = false;
-    bool throttled = (in->throttle_bits & THROTTLE_THERMAL) != 0;
-    bool over = throttled || (have_c && headroom_c < 0);
-    double want_ms = have_c ? ramp(headroom_c / ramp_c) : delay_cool_ms;
-    if (have_power) {
-        double power_ms = ramp((in->limit_w - in->power_w) / in->limit_w / ramp_power);
-        want_ms = power_ms > want_ms ? power_ms : want_ms;
-    }
-    if (!g->started)
-        g->delay_ms = want_ms;
-    if (over) {
-        escalate(g, throttled, now_ns);
-        if (g->delay_ms < want_ms)
-            g->delay_ms = want_ms;
-    } else if (g->escalated) {
-        come_back(g, now_ns);
-    } else {
-        follow_ramp(g, want_ms, now_ns);
-    }
-    g->over = over;
-    g->throttled = throttled;
-    g->started = true;
-    g->update_ns = now_ns;
+    bool have_power = in->have_power && input.limit_w > 0;
+    bool seen = is_fresh(in->read_ns, now_ns) && (input.have_headroom || have_power);
+    g->blind = !seen || !temp || !margin;
+    if (g->blind)
+        input.duty_max = clamp(governor_duty(floor_ms(g)), input.duty_min, input.duty_max);
+    double delay_ms = 0;
+    if (!seen)
+        g->ramp = (struct governor_ramp){0};
+    else if (g->config.law == GOVERNOR_RAMP)
+        delay_ms = governor_ramp_update(&g->ramp, &input, now_ns);
+    else
+        delay_ms = governor_pi_update(&g->pi, &input);
+    g->delay_ms =
+        clamp(delay_ms, governor_delay_ms(input.duty_max), governor_delay_ms(input.duty_min));
+    if (!g->blind)
+        g->held_ms = g->delay_ms;
     return g->delay_ms;
 }

@@ -1,6 +1,8 @@
 /* Homeostasis: how long the engine rests after every quantum of 50 ms of GPU work, so that the card
  * runs steadily below its limit instead of spiking, throttling and spiking again.
  *
+ * Two laws. `pi` (governor_pi.c), the default, holds the target by duty. `ramp` (governor_ramp.c):
+ *
  *     delay                                    headroom = degrees below the target
  *     450 ms |          ____ doubles each second above the target, halves every 2 s once back
  *      50 ms |______,--'
@@ -11,7 +13,11 @@
  *
  * The same ramp runs over the last 5 % of the power limit; the larger delay wins. A
  * thermal-throttle bit halves the duty at once. Within the ramp the delay rises at once and falls
- * by at most 1 ms a second, so that it does not hunt. Without a fresh reading: a fixed delay.
+ * by at most 1 ms a second, so that it does not hunt.
+ *
+ * Both: without fresh degrees a fixed delay at least, or what they last held a hot card with if
+ * that is longer (the ramp at most 50 ms); and bounds of duty that nothing goes beyond. Pacing is
+ * all they do; no card's settings are touched. docs/governor.md has the figures.
  *
  * Pure code: no clock, no sensor, no sleep. One thread. The pacer turns the delay into sleep. */
 #ifndef OCTO_WORKER_GOVERNOR_H
@@ -20,34 +26,27 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "worker/governor_hours.h"
+#include "worker/sensors/reading.h"
+
 #define GOVERNOR_QUANTUM_NS UINT64_C(50000000)
 
-enum { THROTTLE_THERMAL = 1, THROTTLE_POWER = 2, THROTTLE_BRAKE = 4 };
+enum governor_law { GOVERNOR_OFF, GOVERNOR_RAMP, GOVERNOR_PI };
 
 struct governor_config {
-    bool off;             /* delay 0, whatever is read */
-    double target_c;      /* degrees the card may reach */
-    double margin_keep_c; /* and how far it stays below its own limit, where only a margin tells */
-    double blind_ms;      /* delay without a fresh reading */
+    enum governor_law law;         /* off: delay 0, whatever is read */
+    struct governor_limits limits; /* at all times but the quiet hours' */
+    struct governor_hours hours;
+    double margin_keep_c;    /* how far it stays below the card's own limit, where margins tell */
+    double duty_min;         /* at most limits.duty_max */
+    double joules_per_token; /* wanted at most; 0: whatever it takes */
+    double blind_ms;         /* delay without a fresh reading */
 };
 
-struct governor_input {
-    bool have_temp;
-    double temp_c;
-    bool have_margin;
-    double margin_c; /* degrees below the card's own limit */
-    bool have_power;
-    double power_w;
-    double limit_w;         /* 0: unknown, then power is ignored */
-    unsigned throttle_bits; /* THROTTLE_* */
-    uint64_t read_ns;       /* when it was read; 0: never */
-};
-
-struct governor {
-    struct governor_config config;
+/* The ramp's. */
+struct governor_ramp {
     double delay_ms;
     bool started;       /* delay_ms comes from a reading */
-    bool blind;         /* the last update had no fresh reading */
     bool escalated;     /* above the target, or on the way back */
     bool over;          /* above the target (or throttled) at the last update */
     bool throttled;     /* the thermal bit at the last update */
@@ -55,13 +54,66 @@ struct governor {
     uint64_t step_ns;   /* of the last doubling or halving */
 };
 
+/* The controller's; governor_pi.c explains. */
+struct governor_pi {
+    bool started, heat_known, throttled;
+    uint64_t read_ns;           /* of the last reading that counted */
+    double headroom_c;          /* smoothed, and less backoff_c */
+    double backoff_c;           /* learnt from the card's throttling */
+    double integral, duty;      /* shares of full duty */
+    double power_w, power_duty; /* smoothed alike */
+    double full_w, most_w;      /* watts at full duty: of this work, of the hungriest of late */
+    bool counted;               /* a counter of energy tells the watts: */
+    double energy_j;
+    uint64_t energy_ns;
+};
+
+/* The search for fewer joules a token; governor_joules.c explains. */
+struct governor_joules {
+    double duty_max; /* what it allows now */
+    double before;   /* joules a token before the step that is being tried; 0: none is */
+    double sum;      /* of what was told since the step */
+    unsigned told;
+    bool unmet;        /* less duty does not help, or not enough */
+    uint64_t since_ns; /* when duty_max last changed; 0: nothing was told yet */
+};
+
+struct governor_degrees {
+    double c;
+    uint64_t read_ns; /* 0: never told */
+};
+
+struct governor {
+    struct governor_config config;
+    struct governor_limits limits; /* those that count now */
+    double delay_ms;
+    bool blind;     /* the last update had no fresh reading, or none of the heat any more */
+    double held_ms; /* the delay of the last update that was not blind */
+    struct governor_degrees temp, margin; /* as last told */
+    struct governor_ramp ramp;
+    struct governor_pi pi;
+    struct governor_joules joules;
+};
+
+/* "pi", "ramp" or "off"; ERR_USAGE. */
+enum err governor_law_parse(const char *name, enum governor_law *ret,
+                            struct err_msg *why) MUST_CHECK;
 struct governor_config governor_defaults(void);
 void governor_init(struct governor *g, struct governor_config config);
+/* Which limits count: 0..1439, local time, for the quiet hours. */
+void governor_set_minute(struct governor *g, unsigned minute_of_day);
+/* Joules a token as last measured, about once a second; only for config.joules_per_token. */
+void governor_tell_joules(struct governor *g, double joules_per_token, uint64_t now_ns);
 /* Returns the delay in milliseconds after each quantum. now_ns never goes back. */
-double governor_update(struct governor *g, const struct governor_input *in, uint64_t now_ns);
+double governor_update(struct governor *g, const struct sensor_reading *in, uint64_t now_ns);
 /* Degrees left to the governor's target; false when neither temperature nor margin is known. */
-bool governor_headroom_c(const struct governor *g, const struct governor_input *in, double *ret_c);
+bool governor_headroom_c(const struct governor *g, const struct sensor_reading *in, double *ret_c);
+/* Temperature or margin was told, and has not been for 15 s: longer than is normal when a load ends
+ * (sensors/degrees.h). */
+bool governor_misses_degrees(const struct governor *g, uint64_t now_ns);
 /* Share of time the engine may run at this delay, 0..1. */
 double governor_duty(double delay_ms);
+/* The delay of a duty above 0. */
+double governor_delay_ms(double duty);
 
 #endif

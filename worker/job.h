@@ -76,6 +76,8 @@ struct job {
     uint64_t started_ms;
     uint64_t checkpoint_ns;
     size_t checkpoint_tokens;
+    double energy_j;     /* its share so far */
+    bool energy_unknown; /* of a part of it at least */
 };
 
 struct job_refusal {
@@ -94,6 +96,11 @@ void job_destroy(struct job **j);
 
 /* Of all choices, so far. */
 uint64_t job_completion_tokens(const struct job *j);
+/* The energy of this lease of it; 0: unknown. */
+static inline double job_energy_j(const struct job *j)
+{
+    return j->energy_unknown ? 0 : j->energy_j;
+}
 /* A checkpoint holds the ids of one completion: a job with several choices, or with logprobs, which
  * are lost with the worker, has none and starts over elsewhere. */
 static inline bool job_has_checkpoints(const struct job *j)

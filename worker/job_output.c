@@ -94,6 +94,7 @@ enum err job_encode_output(const struct job_context *c, const struct job *j, uin
     o.seed = j->seed;
     o.started_ms = j->started_ms;
     o.finished_ms = finished_ms;
+    o.energy_j = job_energy_j(j);
     if (e == ERR_OK)
         e = proto_encode_output(&o, out, why);
     else

@@ -8,6 +8,7 @@
 #include "engine/gpu.h"
 #include "octo_build.h"
 #include "worker/plan.h"
+#include "worker/sensors/sensor.h"
 #include "worker/supervisor.h"
 #include "worker/worker.h"
 
@@ -34,6 +35,15 @@ static int list_devices(void)
 }
 
 /* `--device all`: one process like this one for each usable hardware GPU. */
+/* ADDRESS:PORT, so many ports further; what is no address is said to be none by the worker. */
+static void next_address(const char *address, size_t further, char out[64])
+{
+    const char *colon = strrchr(address, ':');
+    int host = colon == NULL ? (int)strlen(address) : (int)(colon - address);
+    unsigned long port = colon == NULL ? 0 : strtoul(colon + 1, NULL, 10);
+    snprintf(out, 64, "%.*s:%lu", host, address, port + further);
+}
+
 static int run_all(const struct worker_options *o, int argc, char **argv)
 {
     struct supervisor_child children[GPU_MAX_DEVICES] = {0};
@@ -56,6 +66,8 @@ static int run_all(const struct worker_options *o, int argc, char **argv)
         snprintf(c->device, sizeof c->device, "%u", list[i].index);
         snprintf(c->name, sizeof c->name, "%.100s:%u", o->name != NULL ? o->name : host,
                  list[i].index);
+        if (o->metrics != NULL)
+            next_address(o->metrics, s.count - 1, c->metrics);
     }
     free(list);
     if (s.count == 0) {
@@ -97,5 +109,9 @@ int main(int argc, char **argv)
             code = worker_main(&o);
     }
     free(args);
+    if (gpu_any_hung() || sensor_any_hung()) {
+        fflush(NULL);
+        _exit(code);
+    }
     return code;
 }

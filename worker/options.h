@@ -7,6 +7,8 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "proto/curve.h"
+#include "worker/governor.h"
 
 enum {
     WORKER_EXIT_OK = 0, /* drained, or sent away by the broker */
@@ -16,10 +18,14 @@ enum {
 };
 
 struct worker_options {
-    const char *broker, *model, *device, *chat_template, *pre_tokenizer, *name;
-    const char *governor, *sensor, *log_level_text;
+    struct proto_curve_options curve;
+    const char *broker, *model, *models, *device, *chat_template, *pre_tokenizer, *name;
+    const char *governor, *quiet_hours, *sensor, *log_level_text, *metrics;
     int64_t max_jobs, ctx, kv_tokens, chunk_tokens; /* 0: auto */
-    double target_c, pace_ms, drain_s;
+    struct governor_config heat; /* from governor, quiet_hours and the numbers beside them */
+    double drain_s;
+    int64_t gpu_timeout_s; /* 0: by device */
+    int64_t models_bytes;  /* 0: no limit */
     bool no_prefix_cache, list_devices, plan, validate, die_with_parent, version;
     enum log_level log_level;
 };

@@ -1,6 +1,7 @@
 /* The session's states and what it does with each message; session.h has the picture. */
 #include "worker/session.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,37 @@ static const uint64_t bye_every_ns = NS_PER_S;
 static const uint64_t leave_most_ns = 5 * NS_PER_S;
 enum { JOB_TOKENS_GUESS = 256, SILENT_BEATS = 3 };
 
+static void free_lists(struct session *s)
+{
+    free(s->leases);
+    free(s->nacks);
+    free(s->refs);
+    free(s->beats);
+    free(s->results);
+    free(s->nack_jobs);
+}
+
+/* For a worker of that many jobs; the old lists are not freed. ERR_NOMEM: nothing has changed. */
+static enum err make_lists(struct session *s, uint32_t max_jobs)
+{
+    struct session n = *s;
+    n.target = max_jobs + (max_jobs + 3) / 4;
+    n.limit = (uint32_t)min_u64(PROTO_MAX_LIST, 4 * (uint64_t)n.target + 64);
+    n.leases = calloc(n.limit, sizeof *n.leases);
+    n.nacks = calloc(n.limit, sizeof *n.nacks);
+    n.refs = calloc(2 * (size_t)n.limit, sizeof *n.refs);
+    n.beats = calloc(n.limit, sizeof *n.beats);
+    n.results = calloc(n.limit, sizeof *n.results);
+    n.nack_jobs = calloc(n.limit, sizeof *n.nack_jobs);
+    if (n.leases == NULL || n.nacks == NULL || n.refs == NULL || n.beats == NULL ||
+        n.results == NULL || n.nack_jobs == NULL) {
+        free_lists(&n);
+        return ERR_NOMEM;
+    }
+    *s = n;
+    return ERR_OK;
+}
+
 enum err session_create(const struct session_config *c, const struct session_events *events,
                         struct session **ret)
 {
@@ -26,21 +58,12 @@ enum err session_create(const struct session_config *c, const struct session_eve
     s->events = *events;
     s->job_tokens = JOB_TOKENS_GUESS;
     s->hello_wait_ns = hello_first_ns;
-    s->target = c->max_jobs + (c->max_jobs + 3) / 4;
-    s->limit = (uint32_t)min_u64(PROTO_MAX_LIST, 4 * (uint64_t)s->target + 64);
-    s->leases = calloc(s->limit, sizeof *s->leases);
-    s->nacks = calloc(s->limit, sizeof *s->nacks);
-    s->refs = calloc(s->limit, sizeof *s->refs);
-    s->beats = calloc(s->limit, sizeof *s->beats);
-    s->results = calloc(s->limit, sizeof *s->results);
-    s->nack_jobs = calloc(s->limit, sizeof *s->nack_jobs);
-    if (s->leases == NULL || s->nacks == NULL || s->refs == NULL || s->beats == NULL ||
-        s->results == NULL || s->nack_jobs == NULL) {
-        session_destroy(&s);
-        return ERR_NOMEM;
-    }
-    *ret = s;
-    return ERR_OK;
+    enum err e = make_lists(s, c->max_jobs);
+    if (e == ERR_OK)
+        *ret = s;
+    else
+        free(s);
+    return e;
 }
 
 void session_destroy(struct session **s)
@@ -53,12 +76,7 @@ void session_destroy(struct session **s)
     }
     for (uint32_t i = 0; i < (*s)->nacks_count; i++)
         buf_free(&(*s)->nacks[i].checkpoint);
-    free((*s)->leases);
-    free((*s)->nacks);
-    free((*s)->refs);
-    free((*s)->beats);
-    free((*s)->results);
-    free((*s)->nack_jobs);
+    free_lists(*s);
     free(*s);
     *s = NULL;
 }
@@ -83,6 +101,7 @@ static struct lease *find_job(struct session *s, uint64_t job)
 
 static void forget(struct session *s, struct lease *l)
 {
+    s->kept_bytes -= l->body.len;
     buf_free(&l->checkpoint);
     buf_free(&l->body);
     if (l->state == LEASE_RUNNING)
@@ -105,9 +124,30 @@ static void add_nack(struct session *s, uint64_t job, uint64_t epoch, bool count
     }
 }
 
+/* Forgets NACKs: that of a lease, or (NULL) those that have arrived. */
+static void drop_nacks(struct session *s, const struct rec_JOB_REF *ref)
+{
+    uint32_t kept = 0, kept_sent = 0;
+    for (uint32_t i = 0; i < s->nacks_count; i++) {
+        struct pending_nack *n = &s->nacks[i];
+        bool sent = i < s->nacks_sent;
+        bool gone = ref != NULL ? n->job == ref->job && n->epoch == ref->epoch
+                                : sent && s->beats_answered > n->sent_beats;
+        if (gone) {
+            buf_free(&n->checkpoint);
+            continue;
+        }
+        kept_sent += sent;
+        s->nacks[kept++] = *n;
+    }
+    s->nacks_count = kept;
+    s->nacks_sent = kept_sent;
+}
+
 /* The lease is somebody else's or nobody's now. */
 static void lose(struct session *s, const struct rec_JOB_REF *ref)
 {
+    drop_nacks(s, ref);
     struct lease *l = find_job(s, ref->job);
     if (l == NULL || l->epoch != ref->epoch)
         return;
@@ -131,8 +171,9 @@ static void grant_one(struct session *s, const struct rec_GRANT_JOB *g)
         }
         return;
     }
-    if (s->draining || s->leases_count == s->limit) {
-        add_nack(s, g->job, g->epoch, false, s->draining ? "draining" : "no room", NULL);
+    if (s->draining || s->paused || s->leases_count == s->limit) {
+        const char *reason = s->draining ? "draining" : s->paused ? "loading a model" : "no room";
+        add_nack(s, g->job, g->epoch, false, reason, NULL);
         return;
     }
     s->leases[s->leases_count++] = (struct lease){
@@ -148,12 +189,25 @@ static void reconnect(struct session *s, uint64_t now_ns)
     s->hello_ns = now_ns;
 }
 
+/* The numbers of jobs and leases are another ledger's: what is held has no meaning there. */
+static void change_ledger(struct session *s, struct str id)
+{
+    while (s->leases_count > 0)
+        lose(s, &(struct rec_JOB_REF){s->leases[0].job, s->leases[0].epoch});
+    for (uint32_t i = 0; i < s->nacks_count; i++)
+        buf_free(&s->nacks[i].checkpoint);
+    s->nacks_count = s->nacks_sent = 0;
+    snprintf(s->ledger, sizeof s->ledger, "%.*s", STR_ARG(id));
+}
+
 static void on_welcome(struct session *s, const struct msg_welcome *w, uint64_t now_ns)
 {
     if (s->state == SESSION_LEAVING || s->state == SESSION_GONE)
         return;
     for (size_t i = 0; i < w->lost.count; i++)
         lose(s, &w->lost.items[i]);
+    if (!str_eq(w->broker, str_of(s->ledger)))
+        change_ledger(s, w->broker);
     s->state = SESSION_READY;
     s->session = w->session;
     s->heartbeat_ns = max_u64(w->heartbeat_ms, 1) * NS_PER_MS;
@@ -162,8 +216,12 @@ static void on_welcome(struct session *s, const struct msg_welcome *w, uint64_t 
     s->granted = 0;
     s->credit_sent = 0;
     s->hello_wait_ns = hello_first_ns;
+    s->beats_sent = s->beats_answered = s->checkpoint_beat = 0;
     for (uint32_t i = 0; i < s->leases_count; i++)
         s->leases[i].sent = false;
+    s->nacks_sent = 0;
+    if (s->hello_is_old)
+        reconnect(s, now_ns);
 }
 
 static void on_reconnect(struct session *s, uint64_t now_ns)
@@ -185,12 +243,16 @@ static void on_beat_ok(struct session *s, const struct msg_beat_ok *b)
 {
     if (b->session != s->session)
         return;
+    s->beats_answered += s->beats_answered < s->beats_sent;
+    drop_nacks(s, NULL);
     for (size_t i = 0; i < b->cancel.count; i++)
         lose(s, &b->cancel.items[i]);
     if (b->drain && !s->draining) {
         session_drain(s);
         s->events.on_drain(s->events.user);
     }
+    if (s->events.on_models != NULL && !s->draining)
+        s->events.on_models(s->events.user, b);
 }
 
 static void on_acks(struct session *s, const struct msg_acks *a)
@@ -207,6 +269,7 @@ static void on_acks(struct session *s, const struct msg_acks *a)
 void session_receive(struct session *s, const struct msg *m, uint64_t now_ns)
 {
     s->heard_ns = now_ns;
+    s->hellos = 0;
     switch (m->type) {
     case MSG_TYPE_WELCOME:
         on_welcome(s, &m->welcome, now_ns);
@@ -239,6 +302,13 @@ void session_receive(struct session *s, const struct msg *m, uint64_t now_ns)
     }
 }
 
+void session_wire_moves(struct session *s, uint64_t now_ns)
+{
+    s->heard_ns = now_ns;
+    if (s->state == SESSION_CONNECTING && s->hellos > 0) /* the WELCOME is on its way, maybe */
+        s->hello_ns = max_u64(s->hello_ns, now_ns + hello_first_ns);
+}
+
 static void tick_leaving(struct session *s, uint64_t now_ns)
 {
     if (now_ns - s->left_ns >= leave_most_ns) {
@@ -246,6 +316,21 @@ static void tick_leaving(struct session *s, uint64_t now_ns)
     } else if (now_ns >= s->bye_ns) {
         send_bye(s);
         s->bye_ns = now_ns + bye_every_ns;
+    }
+}
+
+/* The regular BEAT; or one in between, as soon as the last one is answered: checkpoints wait for
+ * room, or only a BEAT's answer is missing to leave or to change the model. */
+static void tick_beat(struct session *s, uint64_t now_ns)
+{
+    bool wanted = s->checkpoints_wait || ((s->draining || s->paused) && s->nacks_count > 0);
+    if (now_ns >= s->beat_ns) {
+        send_beat(s);
+        s->beat_ns = now_ns + s->heartbeat_ns;
+        s->beat_sent = true;
+        s->pull_due = true; /* a lost PULL would starve us */
+    } else if (wanted && s->beats_answered == s->beats_sent) {
+        send_beat(s);
     }
 }
 
@@ -258,10 +343,9 @@ void session_tick(struct session *s, uint64_t now_ns)
     if (s->state == SESSION_CONNECTING && now_ns >= s->hello_ns)
         send_hello(s, now_ns);
     if (s->state == SESSION_READY) {
+        tick_beat(s, now_ns);
         send_nacks(s);
         send_results(s, now_ns);
-        if (now_ns >= s->beat_ns)
-            send_beat(s, now_ns);
         send_pull(s);
         if (s->draining && s->leases_count == 0 && s->nacks_count == 0) {
             s->state = SESSION_LEAVING;
@@ -273,17 +357,20 @@ void session_tick(struct session *s, uint64_t now_ns)
 }
 
 void session_result(struct session *s, uint64_t serial, bool failed, struct buf *body,
-                    uint64_t prompt_tokens, uint64_t completion_tokens)
+                    uint64_t prompt_tokens, uint64_t completion_tokens, double energy_j)
 {
     struct lease *l = find_serial(s, serial);
     if (l == NULL || l->state != LEASE_RUNNING)
         return;
     l->state = LEASE_DONE;
+    l->done = ++s->dones;
     l->failed = failed;
     l->body = *body;
+    s->kept_bytes += l->body.len;
     *body = (struct buf){0};
     l->prompt_tokens = prompt_tokens;
     l->completion_tokens = completion_tokens;
+    l->energy_j = energy_j;
     l->sent = false;
     buf_free(&l->checkpoint);
     s->running--;
@@ -337,6 +424,38 @@ void session_drain(struct session *s)
     s->beat_ns = 0; /* tell the broker now */
 }
 
+void session_pause(struct session *s, bool on)
+{
+    s->paused = on;
+}
+
+bool session_is_idle(const struct session *s)
+{
+    return s->leases_count == 0 && s->nacks_count == 0;
+}
+
+enum err session_change(struct session *s, const struct session_config *c, uint64_t now_ns)
+{
+    if (c->max_jobs != s->config.max_jobs) {
+        struct session old = *s;
+        assert(session_is_idle(s));
+        enum err e = make_lists(s, c->max_jobs);
+        if (e != ERR_OK)
+            return e;
+        free_lists(&old);
+    }
+    s->config = *c;
+    s->hello_is_old = true;
+    if (s->state == SESSION_READY)
+        reconnect(s, now_ns);
+    return ERR_OK;
+}
+
+void session_unfetchable(struct session *s, const char *hash)
+{
+    snprintf(s->unfetchable, sizeof s->unfetchable, "%s", hash);
+}
+
 enum session_state session_state(const struct session *s)
 {
     return s->state;
@@ -347,6 +466,11 @@ bool session_beat_sent(struct session *s)
     bool sent = s->beat_sent;
     s->beat_sent = false;
     return sent;
+}
+
+uint32_t session_unanswered(const struct session *s)
+{
+    return s->hellos;
 }
 
 uint32_t session_running(const struct session *s)

@@ -6,26 +6,19 @@
 
 static const uint64_t resend_ns = 5 * NS_PER_S;
 static const uint64_t hello_most_ns = 5 * NS_PER_S;
-enum { MAX_RESULTS = 1024, MAX_BODIES_BYTES = 16 << 20, MAX_CHECKPOINTS_BYTES = 8 << 20 };
-
-#define SET_HEADROOM(kind, name, limit, need, doc) m->name = h->name;
-
-static void fill_pull(struct msg_pull *m, const struct headroom *h)
-{
-    HEADROOM_FIELDS(SET_HEADROOM)
-}
-
-static void fill_beat(struct msg_beat *m, const struct headroom *h)
-{
-    HEADROOM_FIELDS(SET_HEADROOM)
-}
+enum {
+    MAX_RESULTS = 1024,
+    MAX_FLIGHT_BYTES = 512 << 10, /* each of results, checkpoints and NACKs that are on their way */
+};
 
 void send_hello(struct session *s, uint64_t now_ns)
 {
     const struct session_config *c = &s->config;
+    uint32_t refs = 0;
     for (uint32_t i = 0; i < s->leases_count; i++)
-        s->refs[i] = (struct rec_JOB_REF){s->leases[i].job, s->leases[i].epoch};
-    struct rec_MODEL model = c->model;
+        s->refs[refs++] = (struct rec_JOB_REF){s->leases[i].job, s->leases[i].epoch};
+    for (uint32_t i = 0; i < s->nacks_count && refs < PROTO_MAX_LIST; i++)
+        s->refs[refs++] = (struct rec_JOB_REF){s->nacks[i].job, s->nacks[i].epoch};
     struct msg m = {.type = MSG_TYPE_HELLO};
     m.hello = (struct msg_hello){
         .worker = str_of(c->worker),
@@ -34,24 +27,39 @@ void send_hello(struct session *s, uint64_t now_ns)
         .device = str_of(c->device),
         .driver = str_of(c->driver),
         .numeric_class = str_of(c->numeric_class),
-        .models = {&model, 1},
+        .models = {(struct rec_MODEL *)(uintptr_t)c->models, c->models_count},
         .max_jobs = c->max_jobs,
         .kv_tokens = c->kv_tokens,
-        .holding = {s->refs, s->leases_count},
+        .process = c->process,
+        .ledger = str_of(s->ledger),
+        .load_ms = c->load_ms,
+        .fetches = c->fetches,
+        .holding = {s->refs, refs},
     };
     s->events.send(s->events.user, &m);
+    s->hello_is_old = false;
+    s->hellos++;
     s->hello_ns = now_ns + s->hello_wait_ns;
     s->hello_wait_ns = min_u64(2 * s->hello_wait_ns, hello_most_ns);
 }
 
+/* Beside `bytes` on their way there is room for so many more; what is alone may be larger. */
+static bool has_room(uint64_t bytes, uint64_t more)
+{
+    return bytes == 0 || bytes + more <= MAX_FLIGHT_BYTES;
+}
+
 void send_nacks(struct session *s)
 {
-    if (s->nacks_count == 0)
-        return;
     uint64_t bytes = 0;
-    uint32_t count = 0;
-    for (; count < s->nacks_count && bytes < MAX_BODIES_BYTES; count++) {
-        struct pending_nack *n = &s->nacks[count];
+    uint32_t count = 0, first = s->nacks_sent;
+    for (uint32_t i = 0; i < first; i++)
+        bytes += s->nacks[i].checkpoint.len;
+    for (; first + count < s->nacks_count; count++) {
+        const struct pending_nack *n = &s->nacks[first + count];
+        if (!has_room(bytes, n->checkpoint.len))
+            break;
+        bytes += n->checkpoint.len;
         s->nack_jobs[count] = (struct rec_NACK_JOB){
             .job = n->job,
             .epoch = n->epoch,
@@ -59,8 +67,9 @@ void send_nacks(struct session *s)
             .reason = str_of(n->reason),
             .checkpoint = {n->checkpoint.data, n->checkpoint.len},
         };
-        bytes += n->checkpoint.len;
     }
+    if (count == 0)
+        return;
     struct msg m = {.type = MSG_TYPE_NACK};
     m.nack.session = s->session;
     m.nack.jobs.items = s->nack_jobs;
@@ -68,43 +77,69 @@ void send_nacks(struct session *s)
     if (!s->events.send(s->events.user, &m))
         return;
     for (uint32_t i = 0; i < count; i++)
-        buf_free(&s->nacks[i].checkpoint);
-    for (uint32_t i = count; i < s->nacks_count; i++)
-        s->nacks[i - count] = s->nacks[i];
-    s->nacks_count -= count;
+        s->nacks[first + i].sent_beats = s->beats_sent;
+    s->nacks_sent += count;
 }
 
-/* One message of results that are due; false when there are none or the socket is full. */
+/* Not sent, or known to have arrived long ago: the two last answered BEATs were said after it. */
+static bool is_due(const struct session *s, const struct lease *l, uint64_t now_ns)
+{
+    return l->state == LEASE_DONE && (!l->sent || (now_ns - l->sent_ns >= resend_ns &&
+                                                   s->beats_answered >= l->sent_beats + 2));
+}
+
+static struct rec_RESULT take(struct session *s, struct lease *l, uint64_t now_ns)
+{
+    l->sent = true;
+    l->sent_ns = now_ns;
+    l->sent_beats = s->beats_sent;
+    return (struct rec_RESULT){
+        .job = l->job,
+        .epoch = l->epoch,
+        .failed = l->failed,
+        .body = {l->body.data, l->body.len},
+        .prompt_tokens = l->prompt_tokens,
+        .completion_tokens = l->completion_tokens,
+        .energy_j = l->energy_j,
+    };
+}
+
+/* One message of results that are due; false when there are none, or no room. Without room for the
+ * oldest, the others wait too: it would never have its turn. */
 static bool send_some_results(struct session *s, uint64_t now_ns)
 {
     uint64_t bytes = 0;
     size_t count = 0;
+    struct lease *oldest = NULL;
     for (uint32_t i = 0; i < s->leases_count; i++) {
         struct lease *l = &s->leases[i];
-        if (l->state != LEASE_DONE || (l->sent && now_ns - l->sent_ns < resend_ns))
-            continue;
-        if (count == MAX_RESULTS || (count > 0 && bytes + l->body.len > MAX_BODIES_BYTES))
-            break;
-        l->sent = true;
-        l->sent_ns = now_ns;
-        bytes += l->body.len;
-        s->results[count++] = (struct rec_RESULT){
-            .job = l->job,
-            .epoch = l->epoch,
-            .failed = l->failed,
-            .body = {l->body.data, l->body.len},
-            .prompt_tokens = l->prompt_tokens,
-            .completion_tokens = l->completion_tokens,
-        };
+        if (!is_due(s, l, now_ns))
+            bytes += l->body.len;
+        else if (oldest == NULL || l->done < oldest->done)
+            oldest = l;
     }
-    if (count == 0)
+    if (oldest == NULL || !has_room(bytes, oldest->body.len))
         return false;
+    bytes += oldest->body.len;
+    s->results[count++] = take(s, oldest, now_ns);
+    for (uint32_t i = 0; i < s->leases_count && count < MAX_RESULTS; i++) {
+        struct lease *l = &s->leases[i];
+        if (!is_due(s, l, now_ns) || !has_room(bytes, l->body.len))
+            continue;
+        bytes += l->body.len;
+        s->results[count++] = take(s, l, now_ns);
+    }
     struct msg m = {.type = MSG_TYPE_RESULTS};
     m.results.session = s->session;
     m.results.results.items = s->results;
     m.results.results.count = count;
-    /* Not queued: they count as sent and come again after resend_ns. */
-    return s->events.send(s->events.user, &m);
+    if (s->events.send(s->events.user, &m))
+        return true;
+    for (uint32_t i = 0; i < s->leases_count; i++) {
+        if (s->leases[i].sent_ns == now_ns)
+            s->leases[i].sent = false;
+    }
+    return false;
 }
 
 void send_results(struct session *s, uint64_t now_ns)
@@ -117,6 +152,8 @@ void send_results(struct session *s, uint64_t now_ns)
  * results kept. */
 static uint32_t room(const struct session *s)
 {
+    if (s->kept_bytes >= MAX_KEPT_BYTES)
+        return 0;
     uint64_t by_kv = UINT32_MAX;
     if (s->headroom.kv_tokens_total > 0)
         by_kv = (uint64_t)((double)s->headroom.kv_tokens_total / s->job_tokens) + 1;
@@ -131,46 +168,75 @@ static uint32_t room(const struct session *s)
 void send_pull(struct session *s)
 {
     uint64_t credit = s->granted + room(s);
-    if (s->draining || (credit <= s->credit_sent && !s->pull_due))
+    if (s->draining || s->paused || (credit <= s->credit_sent && !s->pull_due))
         return;
     struct msg m = {.type = MSG_TYPE_PULL};
     m.pull.session = s->session;
     /* Credit once given is not taken back: the broker may have used it already. */
     m.pull.credit_total = max_u64(credit, s->credit_sent);
     m.pull.credit_tokens = s->headroom.kv_tokens_free;
-    fill_pull(&m.pull, &s->headroom);
+    PROTO_COPY(HEADROOM_FIELDS, &m.pull, &s->headroom);
     if (!s->events.send(s->events.user, &m))
         return;
     s->credit_sent = m.pull.credit_total;
     s->pull_due = false;
 }
 
-void send_beat(struct session *s, uint64_t now_ns)
+/* Into s->beats: the checkpoints there is room for, each lease in its turn. */
+static void add_checkpoints(struct session *s)
 {
     uint64_t bytes = 0;
+    s->checkpoints_wait = false;
+    for (uint32_t n = 0; n < s->leases_count; n++) {
+        uint32_t i = (s->checkpoint_next + n) % s->leases_count;
+        const struct buf *checkpoint = &s->leases[i].checkpoint;
+        if (checkpoint->len == 0)
+            continue;
+        if (s->checkpoint_beat > s->beats_answered || !has_room(bytes, checkpoint->len)) {
+            s->checkpoints_wait = true;
+            s->checkpoint_next = i;
+            return;
+        }
+        bytes += checkpoint->len;
+        s->beats[i].checkpoint = (struct str){checkpoint->data, checkpoint->len};
+    }
+}
+
+void send_beat(struct session *s)
+{
     for (uint32_t i = 0; i < s->leases_count; i++) {
-        struct lease *l = &s->leases[i];
+        const struct lease *l = &s->leases[i];
         s->beats[i] = (struct rec_RUNNING){
             .job = l->job, .epoch = l->epoch, .completion_tokens = l->completion_tokens};
-        if (l->checkpoint.len == 0 || bytes + l->checkpoint.len > MAX_CHECKPOINTS_BYTES)
-            continue;
-        bytes += l->checkpoint.len;
-        s->beats[i].checkpoint = (struct str){l->checkpoint.data, l->checkpoint.len};
     }
+    add_checkpoints(s);
     struct msg m = {.type = MSG_TYPE_BEAT};
     m.beat.session = s->session;
     m.beat.draining = s->draining;
+    m.beat.unfetchable = str_of(s->unfetchable);
     m.beat.running.items = s->beats;
     m.beat.running.count = s->leases_count;
-    fill_beat(&m.beat, &s->headroom);
-    bool queued = s->events.send(s->events.user, &m);
-    for (uint32_t i = 0; queued && i < s->leases_count; i++) {
-        if (s->beats[i].checkpoint.len > 0)
-            buf_free(&s->leases[i].checkpoint);
+    PROTO_COPY(HEADROOM_FIELDS, &m.beat, &s->headroom);
+    if (!s->events.send(s->events.user, &m))
+        return;
+    s->beats_sent++;
+    for (uint32_t i = 0; i < s->leases_count; i++) {
+        if (s->beats[i].checkpoint.len == 0)
+            continue;
+        buf_free(&s->leases[i].checkpoint);
+        s->checkpoint_beat = s->beats_sent;
     }
-    s->beat_ns = now_ns + s->heartbeat_ns;
-    s->beat_sent = true;
-    s->pull_due = true; /* a lost PULL would starve us */
+}
+
+bool session_fetch(struct session *s, const char *hash, uint64_t offset)
+{
+    if (s->state != SESSION_READY)
+        return false;
+    struct msg m = {.type = MSG_TYPE_MODEL_FETCH};
+    m.model_fetch.session = s->session;
+    m.model_fetch.hash = str_of(hash);
+    m.model_fetch.offset = offset;
+    return s->events.send(s->events.user, &m);
 }
 
 void send_bye(struct session *s)

@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "base/size.h"
 #include "worker/options.h"
 
@@ -32,8 +33,9 @@ struct supervisor {
     const struct supervisor_options *options;
     uint64_t wait_first_ms;
     uv_loop_t loop;
-    uv_signal_t term, interrupt;
-    uv_timer_t parent_timer;
+    uv_signal_t term, interrupt, hangup;
+    uv_timer_t timer; /* looks after the parent, and tells the service manager that we are well */
+    struct notify notify;
     int parent;
     bool stopping;
     int exit_code;
@@ -103,6 +105,7 @@ static void start(struct child *c)
     const struct supervisor_options *o = s->options;
     char *args[MAX_ARGS + 8];
     char device_option[] = "--device", name_option[] = "--name", die[] = "--die-with-parent";
+    char metrics_option[] = "--metrics";
     int n = 0;
     for (int i = 0; i < o->argc; i++)
         args[n++] = o->argv[i];
@@ -111,6 +114,10 @@ static void start(struct child *c)
     args[n++] = c->who.device;
     args[n++] = name_option;
     args[n++] = c->who.name;
+    if (c->who.metrics[0] != '\0') {
+        args[n++] = metrics_option;
+        args[n++] = c->who.metrics;
+    }
     args[n++] = die;
     args[n] = NULL;
     uv_stdio_container_t stdio[3];
@@ -135,6 +142,7 @@ static void start(struct child *c)
 
 static void stop_all(struct supervisor *s)
 {
+    notify_send(&s->notify, "STOPPING=1");
     s->stopping = true;
     for (size_t i = 0; i < s->count; i++) {
         struct child *c = &s->children[i];
@@ -151,31 +159,44 @@ static void on_signal(uv_signal_t *handle, int number)
     stop_all(handle->data);
 }
 
-static void on_parent_timer(uv_timer_t *timer)
+/* They look at their models again. */
+static void on_hangup(uv_signal_t *handle, int number)
+{
+    struct supervisor *s = handle->data;
+    (void)number;
+    for (size_t i = 0; i < s->count; i++) {
+        if (s->children[i].running)
+            uv_process_kill(&s->children[i].process, SIGHUP);
+    }
+}
+
+static void on_timer(uv_timer_t *timer)
 {
     struct supervisor *s = timer->data;
-    if (getppid() != s->parent && !s->stopping)
+    notify_feed(&s->notify, clock_mono_ns());
+    if (s->options->die_with_parent && getppid() != s->parent && !s->stopping)
         stop_all(s);
 }
 
 static bool open_loop(struct supervisor *s)
 {
     if (uv_loop_init(&s->loop) != 0 || uv_signal_init(&s->loop, &s->term) != 0 ||
-        uv_signal_init(&s->loop, &s->interrupt) != 0 ||
-        uv_timer_init(&s->loop, &s->parent_timer) != 0)
+        uv_signal_init(&s->loop, &s->interrupt) != 0 || uv_signal_init(&s->loop, &s->hangup) != 0 ||
+        uv_timer_init(&s->loop, &s->timer) != 0)
         return false;
-    s->term.data = s->interrupt.data = s->parent_timer.data = s;
+    s->term.data = s->interrupt.data = s->hangup.data = s->timer.data = s;
     s->parent = getppid();
-    if (s->options->die_with_parent) {
+    if (s->options->die_with_parent)
         prctl(PR_SET_PDEATHSIG, SIGTERM);
-        uv_timer_start(&s->parent_timer, on_parent_timer, 1000, 1000);
-    }
+    if (s->options->die_with_parent || s->notify.fd >= 0)
+        uv_timer_start(&s->timer, on_timer, 0, notify_interval_ms(&s->notify));
     for (size_t i = 0; i < s->count; i++) {
         uv_timer_init(&s->loop, &s->children[i].timer);
         s->children[i].timer.data = &s->children[i];
     }
     return uv_signal_start(&s->term, on_signal, SIGTERM) == 0 &&
-           uv_signal_start(&s->interrupt, on_signal, SIGINT) == 0;
+           uv_signal_start(&s->interrupt, on_signal, SIGINT) == 0 &&
+           uv_signal_start(&s->hangup, on_hangup, SIGHUP) == 0;
 }
 
 static void close_handle(uv_handle_t *handle, void *user)
@@ -211,6 +232,7 @@ int supervisor_run(const struct supervisor_options *o)
     for (size_t i = 0; i < s->count; i++)
         s->children[i] =
             (struct child){.owner = s, .who = o->children[i], .wait_ms = s->wait_first_ms};
+    notify_open(&s->notify);
     if (!find_path(s) || !open_loop(s)) {
         log_error("cannot start workers: no event loop");
         free(s);
@@ -218,10 +240,12 @@ int supervisor_run(const struct supervisor_options *o)
     }
     for (size_t i = 0; i < s->count; i++)
         start(&s->children[i]);
+    notify_send(&s->notify, "READY=1\nSTATUS=keeps a worker for each GPU running");
     uv_run(&s->loop, UV_RUN_DEFAULT);
     uv_walk(&s->loop, close_handle, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     uv_loop_close(&s->loop);
+    notify_close(&s->notify);
     int code = s->exit_code;
     free(s);
     return code;

@@ -17,8 +17,9 @@
 enum { SUPERVISOR_MAX_CHILDREN = 32 };
 
 struct supervisor_child {
-    char device[16]; /* value of --device */
-    char name[128];  /* value of --name */
+    char device[16];  /* value of --device */
+    char name[128];   /* value of --name */
+    char metrics[64]; /* value of --metrics; "": none */
 };
 
 struct supervisor_options {

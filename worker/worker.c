@@ -8,7 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -16,11 +18,20 @@
 #include "base/file.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "base/utf8.h"
+#include "engine/memory.h"
 #include "octo_build.h"
+#include "worker/inject.h"
 #include "worker/worker_impl.h"
 
-enum { STOP_MOST_S = 30, MAX_TWINS = 64 };
+enum {
+    STOP_MOST_S = 30,
+    MAX_TWINS = 64,
+    STEP_MS = 400,
+    MEMORY_WAIT_FIRST_S = 2,
+    MEMORY_WAIT_S = 60
+};
 
 /* Cut to what the protocol takes, at a character's end. */
 static void copy_id(char out[PROTO_MAX_ID_BYTES + 1], const char *text)
@@ -45,10 +56,10 @@ static enum err choose_device(const struct worker_options *o, struct gpu_device_
     return e;
 }
 
-static enum err open_model(struct worker *w, struct err_msg *why)
+static enum err open_model(struct worker *w, const char *path, struct err_msg *why)
 {
     const struct worker_options *o = w->options;
-    enum err e = model_open(o->model, &w->model, why);
+    enum err e = model_open(path, &w->model, why);
     if (e != ERR_OK)
         return e;
     e = tokenizer_create(w->model->gguf, o->pre_tokenizer, &w->tokenizer, why);
@@ -56,7 +67,7 @@ static enum err open_model(struct worker *w, struct err_msg *why)
         return e;
     if (tokenizer_vocab_size(w->tokenizer) > w->model->n_vocab)
         return err_set(why, ERR_FORMAT, "%s: the tokenizer has %u tokens, the model rows for %u",
-                       o->model, tokenizer_vocab_size(w->tokenizer), w->model->n_vocab);
+                       path, tokenizer_vocab_size(w->tokenizer), w->model->n_vocab);
     e = chat_template_create(w->model->gguf, o->chat_template, &w->chat, &w->chat_problem);
     if (e == ERR_OK)
         return ERR_OK;
@@ -67,10 +78,18 @@ static enum err open_model(struct worker *w, struct err_msg *why)
     return ERR_OK;
 }
 
-static enum err open_engine(struct worker *w, const struct gpu_device_info *device,
-                            struct err_msg *why)
+/* On the device when it is empty. */
+static bool could_fit(const struct model *m, const struct gpu_device_info *device,
+                      const struct engine_options *o)
+{
+    struct engine_memory plan;
+    return engine_plan_memory(m, device, 0, o, &plan, NULL) == ERR_OK && plan.fits;
+}
+
+static enum err open_engine(struct worker *w, struct err_msg *why)
 {
     const struct worker_options *o = w->options;
+    const struct gpu_device_info *device = &w->gpu;
     char cache_dir[PATH_MAX];
     bool cached = file_cache_dir(cache_dir, sizeof cache_dir);
     struct engine_real_options real = {
@@ -85,9 +104,24 @@ static enum err open_engine(struct worker *w, const struct gpu_device_info *devi
                 .kv_tokens = (uint64_t)o->kv_tokens,
                 .chunk_tokens = (uint32_t)o->chunk_tokens,
                 .no_prefix_cache = o->no_prefix_cache,
+                .timeout_s = (uint32_t)o->gpu_timeout_s,
+                /* A long submission holds up everything else on the card, and a system's watchdog
+                 * may end it. A processor has none, and works best on large steps. */
+                .step_ms = device->software ? 0 : STEP_MS,
             },
     };
-    return engine_thread_start(engine_real_open, &real, &w->engine, why);
+    enum err e;
+    uint32_t waited_s = 0, wait_s = MEMORY_WAIT_FIRST_S;
+    while ((e = engine_thread_start(inject_engine_open, &real, &w->engine, why)) == ERR_NOMEM &&
+           waited_s < MEMORY_WAIT_S && could_fit(w->model, device, &real.engine)) {
+        log_warn("no room on the GPU now, another program has it: trying again wait_s=%u "
+                 "error=\"%s\"",
+                 wait_s, why->text);
+        clock_sleep_ns(wait_s * NS_PER_S);
+        waited_s += wait_s;
+        wait_s = (uint32_t)min_u64(2 * wait_s, MEMORY_WAIT_S - waited_s);
+    }
+    return e;
 }
 
 /* HOST:DEVICE_NUMBER, and #2, #3 .. for more workers on the same one: a name must be stable, so
@@ -112,8 +146,29 @@ static void claim_name(struct worker *w, uint32_t device)
     }
 }
 
-/* Everything messages and results say about this worker. */
-static void describe(struct worker *w, const struct gpu_device_info *device)
+enum err worker_open_model(struct worker *w, const char *path, struct err_msg *why)
+{
+    uint64_t begin_ns = clock_mono_ns();
+    enum err e = open_model(w, path, why);
+    if (e == ERR_OK)
+        e = open_engine(w, why);
+    if (e == ERR_OK)
+        w->load_ms = (clock_mono_ns() - begin_ns) / NS_PER_MS;
+    else
+        worker_close_model(w);
+    return e;
+}
+
+void worker_close_model(struct worker *w)
+{
+    w->validation_errors += engine_thread_stop(&w->engine);
+    chat_template_destroy(&w->chat);
+    tokenizer_destroy(&w->tokenizer);
+    model_close(&w->model);
+}
+
+/* Everything messages and results say about this worker, but for its model. */
+static void describe(struct worker *w)
 {
     const struct engine_info *info = engine_thread_info(w->engine);
     char text[512];
@@ -122,20 +177,35 @@ static void describe(struct worker *w, const struct gpu_device_info *device)
     if (w->options->name != NULL)
         copy_id(w->name, w->options->name);
     else
-        claim_name(w, device->index);
+        claim_name(w, w->gpu.index);
     copy_id(w->device, info->device.name);
     copy_id(w->driver, info->device.driver);
     snprintf(text, sizeof text, "%s shaders %.12s", OCTO_BUILD, info->shader_build);
     copy_id(w->build, text);
+    uint64_t *process = &w->session_config.process;
+    if (getrandom(process, sizeof *process, GRND_NONBLOCK) != (ssize_t)sizeof *process)
+        *process = 0; /* unknown */
+}
+
+void worker_describe_model(struct worker *w, const char *hash)
+{
+    const struct engine_info *info = engine_thread_info(w->engine);
+    struct stat st;
+    copy_id(w->model_name, w->model->name);
+    snprintf(w->model_hash, sizeof w->model_hash, "%s",
+             hash != NULL ? hash : gguf_hash(w->model->gguf));
+    snprintf(w->quantization, sizeof w->quantization, "%s", w->model->quantization);
+    snprintf(w->numeric_class, sizeof w->numeric_class, "%s", info->numeric_class);
+    w->model_bytes = stat(w->model_path, &st) == 0 ? (uint64_t)st.st_size : 0;
     w->context = (struct job_context){
         .tokenizer = w->tokenizer,
         .chat = w->chat,
         .chat_problem = w->chat_problem.text,
         .max_ctx = info->max_ctx,
-        .model_name = w->model->name,
-        .model_hash = gguf_hash(w->model->gguf),
-        .quantization = w->model->quantization,
-        .numeric_class = info->numeric_class,
+        .model_name = w->model_name,
+        .model_hash = w->model_hash,
+        .quantization = w->quantization,
+        .numeric_class = w->numeric_class,
         .device = w->device,
         .driver = w->driver,
         .build = w->build,
@@ -147,15 +217,20 @@ static void describe(struct worker *w, const struct gpu_device_info *device)
         .build = w->build,
         .device = w->device,
         .driver = w->driver,
-        .numeric_class = info->numeric_class,
-        .model = {str_of(w->model->name), str_of(w->context.model_hash),
-                  str_of(w->model->quantization), info->max_ctx},
+        .numeric_class = w->numeric_class,
+        .load_ms = w->load_ms,
+        .fetches = w->options->models != NULL,
         .max_jobs = info->max_seqs,
         .kv_tokens = info->kv_tokens,
+        .process = w->session_config.process,
     };
+    log_info("ready name=%s device=\"%s\" model=%s quantization=%s jobs=%u ctx=%u kv_tokens=%llu "
+             "numeric_class=%s start_ms=%llu",
+             w->name, w->device, w->model_name, w->quantization, info->max_seqs, info->max_ctx,
+             (unsigned long long)info->kv_tokens, w->numeric_class, (unsigned long long)w->load_ms);
 }
 
-static int exit_code_of(enum err e)
+int worker_exit_code(enum err e)
 {
     return e == ERR_DEVICE  ? WORKER_EXIT_RESPAWN
            : e == ERR_USAGE ? WORKER_EXIT_USAGE
@@ -164,25 +239,19 @@ static int exit_code_of(enum err e)
 
 static enum err open_worker(struct worker *w, struct err_msg *why)
 {
-    struct gpu_device_info device;
-    enum err e = choose_device(w->options, &device, why);
+    enum err e = choose_device(w->options, &w->gpu, why);
     if (e != ERR_OK)
         return e;
-    if (device.software)
-        log_warn("running on the CPU, with no GPU: this is very slow device=\"%s\"", device.name);
-    uint64_t begin_ns = clock_mono_ns();
-    e = open_model(w, why);
+    if (w->gpu.software)
+        log_warn("running on the CPU, with no GPU: this is very slow device=\"%s\"", w->gpu.name);
+    e = models_first(w, why);
     if (e == ERR_OK)
-        e = open_engine(w, &device, why);
+        e = worker_open_model(w, w->model_path, why);
     if (e != ERR_OK)
         return e;
-    describe(w, &device);
-    const struct engine_info *info = engine_thread_info(w->engine);
-    log_info("ready name=%s device=\"%s\" model=%s quantization=%s jobs=%u ctx=%u kv_tokens=%llu "
-             "numeric_class=%s start_ms=%llu",
-             w->name, w->device, w->model->name, w->model->quantization, info->max_seqs,
-             info->max_ctx, (unsigned long long)info->kv_tokens, info->numeric_class,
-             (unsigned long long)((clock_mono_ns() - begin_ns) / NS_PER_MS));
+    describe(w);
+    worker_describe_model(w, NULL);
+    models_open(w);
     e = heat_open(w, why);
     return e == ERR_OK ? worker_loop_open(w, why) : e;
 }
@@ -192,35 +261,42 @@ static void close_worker(struct worker *w)
     /* A GPU that hangs must not keep the process: whoever started it sees a death and starts it
      * again. */
     alarm(STOP_MOST_S);
-    unsigned errors = engine_thread_stop(&w->engine);
+    models_close(w);
+    worker_close_model(w);
     worker_loop_close(w);
-    if (errors > 0) {
-        log_error("the validation layer found errors count=%u", errors);
+    if (w->validation_errors > 0) {
+        log_error("the validation layer found errors count=%u", w->validation_errors);
         w->exit_code = WORKER_EXIT_FATAL;
     }
     heat_close(w);
-    chat_template_destroy(&w->chat);
-    tokenizer_destroy(&w->tokenizer);
-    model_close(&w->model);
+    catalog_free(&w->models.catalog);
     if (w->claim >= 0)
         close(w->claim);
 }
 
 int worker_main(const struct worker_options *o)
 {
-    struct worker w = {.options = o, .parent = getppid(), .claim = -1};
+    struct worker w = {
+        .options = o, .parent = getppid(), .claim = -1, .models.hold = -1, .models.fetch.fd = -1};
     struct err_msg why = {{0}};
     if (o->die_with_parent)
         prctl(PR_SET_PDEATHSIG, SIGTERM);
-    enum err e = proto_endpoint_check(o->broker, &why);
+    notify_open(&w.notify);
+    enum err e = inject_begin(getenv("OCTOFLOW_INJECT"), &why);
+    if (e == ERR_OK)
+        e = proto_curve_connect(o->broker, &o->curve, &w.curve, &why);
+    if (e == ERR_OK)
+        e = watch_open(&w, &why);
     if (e == ERR_OK)
         e = open_worker(&w, &why);
     if (e == ERR_OK) {
         worker_loop_run(&w);
     } else {
         log_error("cannot start error=\"%s\"", why.text);
-        w.exit_code = exit_code_of(e);
+        w.exit_code = worker_exit_code(e);
     }
     close_worker(&w);
+    watch_close(&w);
+    notify_close(&w.notify);
     return w.exit_code;
 }

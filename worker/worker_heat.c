@@ -7,7 +7,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { READING_KEEPS_S = 5 }; /* an older one is told to nobody */
+static const uint64_t reading_keeps_ns = 5 * NS_PER_S; /* an older one is told to nobody */
 
 enum err heat_open(struct worker *w, struct err_msg *why)
 {
@@ -16,26 +16,20 @@ enum err heat_open(struct worker *w, struct err_msg *why)
     const char *spec = w->options->sensor;
     bool automatic = strcmp(spec, "auto") == 0 || strcmp(spec, "none") == 0;
     struct err_msg reason = {{0}};
-    enum err e = ERR_NOT_FOUND;
-    if (strcmp(spec, "auto") == 0 && device->software)
-        err_set(&reason, e, "a software device has none");
-    else
-        e = sensor_open(spec, device->pci, &h->sensor, &reason);
+    struct sensor_target target = {.pci = device->pci, .software = device->software};
+    enum err e = sensor_open(spec, &target, &h->sensor, &reason);
     if (e != ERR_OK && !automatic)
         return err_set(why, e, "--sensor %s: %s", spec, reason.text);
-    struct governor_config config = governor_defaults();
-    config.target_c = w->options->target_c;
-    config.blind_ms = w->options->pace_ms;
+    struct governor_config config = w->options->heat;
     /* A processor is cooled and throttled by its own system; resting would only slow it down. */
-    config.off =
-        strcmp(w->options->governor, "off") == 0 || (device->software && h->sensor == NULL);
+    if (device->software && automatic)
+        config.law = GOVERNOR_OFF;
     governor_init(&h->governor, config);
     if (h->sensor != NULL)
-        log_info("sensor name=%s target_c=%.0f", sensor_name(h->sensor), config.target_c);
-    else if (!config.off)
+        log_info("sensor name=%s target_c=%.0f", sensor_name(h->sensor), config.limits.target_c);
+    else if (config.law != GOVERNOR_OFF)
         log_warn("no sensor, resting %.1f ms after every 50 ms of work reason=\"%s\"",
                  config.blind_ms, reason.text);
-    h->said_blind = h->sensor == NULL;
     return ERR_OK;
 }
 
@@ -43,21 +37,33 @@ enum err heat_open(struct worker *w, struct err_msg *why)
 static void read_sensor(uv_work_t *work)
 {
     struct heat *h = work->data;
-    h->fresh_err = sensor_read(h->sensor, &h->fresh, &h->fresh_why);
+    h->fresh_err = sensor_read(h->sensor, clock_mono_ns(), &h->fresh, &h->fresh_why);
 }
 
-static void count_energy(struct worker *w, uint64_t now_ns)
+/* What a token costs; what is used while nothing runs is no part of it. */
+static void count_energy(struct worker *w)
 {
     struct heat *h = &w->heat;
-    uint64_t tokens = engine_thread_stats(w->engine).core.tokens;
-    if (h->power_ns != 0 && tokens > h->power_tokens) {
-        double seconds = (double)(now_ns - h->power_ns) / (double)NS_PER_S;
-        double joules = h->reading.power_w * seconds / (double)(tokens - h->power_tokens);
-        h->joules_per_token +=
-            h->joules_per_token == 0 ? joules : (joules - h->joules_per_token) / 10;
-    }
-    h->power_ns = now_ns;
-    h->power_tokens = tokens;
+    struct core_stats core = engine_thread_stats(w->engine).core;
+    energy_reading(&h->meter, &h->reading);
+    engine_thread_set_meter(w->engine, &h->meter);
+    if (core.shared_tokens == h->shared_tokens)
+        return;
+    double joules = (core.shared_j - h->shared_j) / (double)(core.shared_tokens - h->shared_tokens);
+    h->joules_per_token += h->joules_per_token == 0 ? joules : (joules - h->joules_per_token) / 10;
+    governor_tell_joules(&h->governor, h->joules_per_token, h->reading.read_ns);
+    h->shared_j = core.shared_j;
+    h->shared_tokens = core.shared_tokens;
+}
+
+static void count_temp(struct heat *h)
+{
+    if (!h->reading.have_temp)
+        return;
+    if (h->temps == 0 || h->reading.temp_c > h->temp_peak_c)
+        h->temp_peak_c = h->reading.temp_c;
+    h->temp_sum_c += h->reading.temp_c;
+    h->temps++;
 }
 
 static void sensor_was_read(uv_work_t *work, int status)
@@ -65,19 +71,16 @@ static void sensor_was_read(uv_work_t *work, int status)
     struct worker *w = ((struct heat *)work->data)->work.loop->data;
     struct heat *h = &w->heat;
     h->reading_now = false;
-    if (status != 0 || w->engine == NULL)
+    if (status != 0 || w->stopping)
         return;
-    if (h->fresh_err != ERR_OK) {
-        if (!h->said_failed)
-            log_warn("sensor does not answer, going on without it error=\"%s\"", h->fresh_why.text);
-        h->said_failed = true;
+    h->failed_why = h->fresh_err != ERR_OK ? h->fresh_why : (struct err_msg){{0}};
+    if (h->fresh_err != ERR_OK)
         return;
-    }
-    h->said_failed = false;
     h->reading = h->fresh;
-    h->reading.read_ns = clock_mono_ns();
-    if (h->reading.have_power)
-        count_energy(w, h->reading.read_ns);
+    h->heard_ns = clock_mono_ns();
+    if (!w->loading)
+        count_energy(w);
+    count_temp(h);
 }
 
 static void begin_reading(struct worker *w, uint64_t now_ns)
@@ -87,21 +90,53 @@ static void begin_reading(struct worker *w, uint64_t now_ns)
         (h->asked_ns != 0 && now_ns - h->asked_ns < NS_PER_S))
         return;
     h->asked_ns = now_ns;
+    if (h->heard_ns == 0)
+        h->heard_ns = now_ns;
     h->work.data = h;
     h->reading_now = uv_queue_work(&w->loop, &h->work, read_sensor, sensor_was_read) == 0;
 }
 
+/* A sensor that falls silent or tells no degrees any more, and that answers again. */
+static void say_blind(struct heat *h, double delay_ms, uint64_t now_ns)
+{
+    bool silent = h->heard_ns != 0 && now_ns - h->heard_ns > reading_keeps_ns;
+    bool blind = silent || governor_misses_degrees(&h->governor, now_ns);
+    if (h->sensor == NULL || blind == h->said_blind)
+        return;
+    h->said_blind = blind;
+    if (blind)
+        log_warn("no fresh sensor reading, resting %.1f ms after every 50 ms of work error=\"%s\"",
+                 delay_ms,
+                 !silent                         ? "it tells no degrees any more"
+                 : h->failed_why.text[0] == '\0' ? "it does not answer"
+                                                 : h->failed_why.text);
+    else
+        log_info("sensor answers again name=%s", sensor_name(h->sensor));
+}
+
+static void say_unmet(struct heat *h)
+{
+    bool unmet = h->governor.joules.unmet;
+    if (unmet && !h->said_unmet)
+        log_warn("working less does not bring a token down to the joules asked for "
+                 "joules_per_token=%.3g wanted=%.3g",
+                 h->joules_per_token, h->governor.config.joules_per_token);
+    h->said_unmet = unmet;
+}
+
 static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
 {
-    static const struct governor_input nothing;
+    static const struct sensor_reading nothing;
     struct heat *h = &w->heat;
-    bool fresh =
-        h->reading.read_ns != 0 && now_ns - h->reading.read_ns <= READING_KEEPS_S * NS_PER_S;
-    const struct governor_input *in = fresh ? &h->reading : &nothing;
+    bool fresh = h->reading.read_ns != 0 && now_ns - h->reading.read_ns <= reading_keeps_ns;
+    const struct sensor_reading *in = fresh ? &h->reading : &nothing;
     struct thread_stats stats = engine_thread_stats(w->engine);
+    double joules = 0;
+    if (!energy_at(&h->meter, now_ns, &joules))
+        joules = h->meter.joules;
     struct headroom room = {
         .temp_c = in->have_temp ? in->temp_c : 0,
-        .target_c = h->governor.config.target_c,
+        .target_c = h->governor.limits.target_c,
         .power_w = in->have_power ? in->power_w : 0,
         .power_limit_w = in->limit_w,
         .throttle_bits = in->throttle_bits,
@@ -112,11 +147,15 @@ static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
         .vram_free_bytes = stats.vram_free_bytes,
         .prefill_tokens_per_s = stats.core.prefill_tokens_per_s,
         .decode_tokens_per_s = stats.core.decode_tokens_per_s,
-        .joules_per_token = h->joules_per_token,
+        .joules_per_token = fresh ? h->joules_per_token : 0,
+        .energy_j = joules,
+        .temp_mean_c = h->temps > 0 ? h->temp_sum_c / (double)h->temps : 0,
+        .temp_peak_c = h->temp_peak_c,
         .prefill_tokens = stats.core.prefill_tokens,
         .cached_tokens = stats.core.cached_tokens,
     };
     room.temp_known = governor_headroom_c(&h->governor, in, &room.margin_c);
+    w->room = room;
     session_headroom(w->session, &room);
 }
 
@@ -125,20 +164,25 @@ void heat_tick(struct worker *w, uint64_t now_ns)
     struct heat *h = &w->heat;
     begin_reading(w, now_ns);
     double delay_ms = governor_update(&h->governor, &h->reading, now_ns);
-    /* Not yet read at all is no news. */
-    if (h->governor.blind && !h->said_blind && h->asked_ns != 0 &&
-        now_ns - h->asked_ns > NS_PER_S / 2) {
-        log_warn("no fresh sensor reading, resting %.1f ms after every 50 ms of work", delay_ms);
-        h->said_blind = true;
-    }
+    say_blind(h, delay_ms, now_ns);
+    say_unmet(h);
+    if (w->loading)
+        return;
     engine_thread_set_delay(w->engine, delay_ms);
     tell_session(w, delay_ms, now_ns);
 }
 
+void heat_new_engine(struct worker *w)
+{
+    w->heat.shared_j = 0;
+    w->heat.shared_tokens = 0;
+}
+
 void heat_close(struct worker *w)
 {
-    /* A read that hangs in the driver would hang us too: its sensor is left to the process's end.
-     */
-    if (!w->heat.reading_now)
+    /* A read that hangs in the driver would hang us too. */
+    if (w->heat.reading_now)
+        sensor_abandon(&w->heat.sensor);
+    else
         sensor_close(&w->heat.sensor);
 }

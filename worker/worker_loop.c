@@ -4,12 +4,13 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { TICK_MS = 50 };
+enum { TICK_MS = 50, MAX_UNANSWERED = 3 };
 static const uint64_t leave_most_ns =
     6 * NS_PER_S; /* after the hand-back: for NACKs, acks and BYE */
 static const uint64_t step_most_ns = 3 * NS_PER_S; /* of these, for the step under way to end */
@@ -22,8 +23,11 @@ static bool on_send(void *user, const struct msg *m)
     struct err_msg why = {{0}};
     /* What waits is of an older session, or the last HELLO: a broker that is away for hours must
      * not find thousands of them. Results are kept and sent again, leases not named are free. */
-    if (m->type == MSG_TYPE_HELLO)
+    if (m->type == MSG_TYPE_HELLO) {
         proto_socket_drop(w->socket, NULL);
+        if (session_unanswered(w->session) >= MAX_UNANSWERED)
+            proto_socket_connect_again(w->socket);
+    }
     enum err e = proto_socket_send(w->socket, NULL, m, &why);
     if (e != ERR_OK && !w->said_full)
         log_warn("message not sent, trying again later error=\"%s\"", why.text);
@@ -39,7 +43,7 @@ static void refuse(struct worker *w, uint64_t serial, const struct job_refusal *
     enum err e =
         job_encode_refusal(&w->context, refusal, message->text, clock_wall_ms(), &body, &why);
     if (e == ERR_OK)
-        session_result(w->session, serial, true, &body, 0, 0);
+        session_result(w->session, serial, true, &body, 0, 0, 0);
     else
         session_nack(w->session, serial, true, why.text, NULL);
     buf_free(&body);
@@ -73,6 +77,11 @@ static void on_cancel(void *user, uint64_t serial)
     engine_thread_cancel(w->engine, serial);
 }
 
+static void on_models(void *user, const struct msg_beat_ok *orders)
+{
+    models_orders(user, orders);
+}
+
 static void on_drain(void *user)
 {
     struct worker *w = user;
@@ -87,8 +96,10 @@ static void on_error(void *user, struct str code, struct str text)
     if (strcmp(line, w->last_error) != 0)
         log_error("the broker refuses a message error=\"%s\"", line);
     memcpy(w->last_error, line, sizeof line);
-    /* Another protocol, or another worker under this name: trying again would not help. */
-    if (str_eq(code, STR_LIT("version")) || str_eq(code, STR_LIT("conflict"))) {
+    /* Another protocol, another worker under this name, or a key that is not a worker's: trying
+     * again would not help. A list of keys that changes meanwhile may change back. */
+    if (str_eq(code, STR_LIT("version")) || str_eq(code, STR_LIT("conflict")) ||
+        (str_eq(code, STR_LIT("forbidden")) && !w->joined)) {
         w->exit_code = WORKER_EXIT_FATAL;
         uv_stop(&w->loop);
     }
@@ -100,11 +111,18 @@ static void on_message(void *user, const struct proto_peer *from, const struct m
 {
     struct worker *w = user;
     (void)from;
+    if (w->stopping)
+        return;
     enum session_state before = session_state(w->session);
     session_receive(w->session, m, clock_mono_ns());
+    if (m->type == MSG_TYPE_MODEL_CHUNK)
+        fetch_take_chunk(w, &m->model_chunk);
     enum session_state now = session_state(w->session);
-    if (now != before && now == SESSION_READY)
-        log_info("joined the broker broker=%.*s", STR_ARG(m->welcome.broker));
+    if (now == before || now != SESSION_READY)
+        return;
+    w->joined = true;
+    w->no_entry = NULL;
+    log_info("joined the broker broker=%.*s", STR_ARG(m->welcome.broker));
 }
 
 static void on_garbage(void *user, const struct proto_peer *from, const struct err_msg *why)
@@ -116,12 +134,22 @@ static void on_garbage(void *user, const struct proto_peer *from, const struct e
     w->said_garbage = true;
 }
 
+/* Each reason once, until we have been in. */
+static void on_no_entry(void *user, const char *why)
+{
+    struct worker *w = user;
+    if (w->no_entry != why)
+        log_error("nobody lets this worker in, trying again broker=%s reason=\"%s\"",
+                  w->options->broker, why);
+    w->no_entry = why;
+}
+
 static void take_event(struct worker *w, struct thread_event *ev)
 {
     switch (ev->kind) {
     case THREAD_RESULT:
         session_result(w->session, ev->serial, false, &ev->body, ev->prompt_tokens,
-                       ev->completion_tokens);
+                       ev->completion_tokens, ev->energy_j);
         break;
     case THREAD_NACK:
         session_nack(w->session, ev->serial, ev->counts, ev->reason, &ev->body);
@@ -145,7 +173,7 @@ static void on_wake(uv_async_t *wake)
 {
     struct worker *w = wake->data;
     struct thread_event ev;
-    while (engine_thread_poll(w->engine, &ev))
+    while (!w->loading && engine_thread_poll(w->engine, &ev))
         take_event(w, &ev);
 }
 
@@ -153,9 +181,11 @@ static void on_wake(uv_async_t *wake)
 static void on_prepare(uv_prepare_t *prepare)
 {
     struct worker *w = prepare->data;
+    if (w->stopping)
+        return;
     bool was_ready = session_state(w->session) == SESSION_READY;
     session_tick(w->session, clock_mono_ns());
-    if (session_beat_sent(w->session))
+    if (session_beat_sent(w->session) && !w->loading)
         engine_thread_ask_progress(w->engine);
     if (was_ready && session_state(w->session) == SESSION_CONNECTING)
         log_warn("the broker does not answer, saying hello again held=%u",
@@ -175,9 +205,11 @@ void worker_drain(struct worker *w, double seconds, const char *reason)
         log_info("draining seconds=%.0f running=%u reason=\"%s\"", seconds,
                  session_running(w->session), reason);
     w->draining = true;
+    notify_send(&w->notify, "STOPPING=1");
     w->hand_back_ns = now_ns + (uint64_t)(seconds * (double)NS_PER_S);
     session_drain(w->session);
-    engine_thread_hand_back(w->engine, false);
+    if (!w->loading) /* else nothing runs */
+        engine_thread_hand_back(w->engine, false);
 }
 
 static void tick_drain(struct worker *w, uint64_t now_ns)
@@ -186,7 +218,8 @@ static void tick_drain(struct worker *w, uint64_t now_ns)
         return;
     if (!w->handed_back) {
         w->handed_back = true;
-        engine_thread_hand_back(w->engine, true);
+        if (!w->loading)
+            engine_thread_hand_back(w->engine, true);
     }
     if (now_ns - w->hand_back_ns > step_most_ns && session_running(w->session) > 0) {
         /* A slow device is in the middle of a step. Leases that just run out cost an attempt. */
@@ -201,11 +234,33 @@ static void tick_drain(struct worker *w, uint64_t now_ns)
     }
 }
 
+/* As the clock on the wall has it; for the governor's quiet hours. */
+static unsigned minute_of_day(void)
+{
+    time_t now = (time_t)(clock_wall_ms() / 1000);
+    struct tm local;
+    return localtime_r(&now, &local) == NULL ? 0 : (unsigned)(local.tm_hour * 60 + local.tm_min);
+}
+
+/* A long message takes its time on a slow wire, and who is behind it cannot be heard meanwhile. */
+static void watch_wire(struct worker *w, uint64_t now_ns)
+{
+    struct proto_moved moved = proto_socket_moved(w->socket, NULL);
+    if (proto_moves(&w->moved_bytes, moved.received + moved.taken))
+        session_wire_moves(w->session, now_ns);
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     struct worker *w = timer->data;
     uint64_t now_ns = clock_mono_ns();
+    if (w->stopping)
+        return;
+    watch_wire(w, now_ns);
+    governor_set_minute(&w->heat.governor, minute_of_day());
     heat_tick(w, now_ns);
+    models_tick(w, now_ns);
+    watch_tick(w, now_ns);
     if (w->options->die_with_parent && !w->draining && getppid() != w->parent)
         worker_drain(w, 0, "the parent process ended");
     if (w->draining)
@@ -217,6 +272,12 @@ static void on_signal(uv_signal_t *handle, int number)
     struct worker *w = handle->data;
     bool orphan = w->options->die_with_parent && getppid() != w->parent;
     worker_drain(w, orphan ? 0 : w->options->drain_s, number == SIGINT ? "interrupt" : "SIGTERM");
+}
+
+static void on_hangup(uv_signal_t *handle, int number)
+{
+    (void)number;
+    models_reload(handle->data);
 }
 
 static void engine_wakes(void *user)
@@ -231,12 +292,15 @@ static enum err open_handles(struct worker *w, struct err_msg *why)
     w->loop_open = true;
     w->loop.data = w;
     w->timer.data = w->prepare.data = w->wake.data = w->term.data = w->interrupt.data = w;
+    w->hangup.data = w;
     if (uv_timer_init(&w->loop, &w->timer) != 0 || uv_prepare_init(&w->loop, &w->prepare) != 0 ||
         uv_async_init(&w->loop, &w->wake, on_wake) != 0 ||
         uv_signal_init(&w->loop, &w->term) != 0 || uv_signal_init(&w->loop, &w->interrupt) != 0 ||
+        uv_signal_init(&w->loop, &w->hangup) != 0 ||
         uv_timer_start(&w->timer, on_timer, TICK_MS, TICK_MS) != 0 ||
         uv_signal_start(&w->term, on_signal, SIGTERM) != 0 ||
-        uv_signal_start(&w->interrupt, on_signal, SIGINT) != 0)
+        uv_signal_start(&w->interrupt, on_signal, SIGINT) != 0 ||
+        uv_signal_start(&w->hangup, on_hangup, SIGHUP) != 0)
         return err_set(why, ERR_IO, "event loop: cannot start its timers and signals");
     return ERR_OK;
 }
@@ -249,14 +313,17 @@ enum err worker_loop_open(struct worker *w, struct err_msg *why)
         .on_job = on_job,
         .on_cancel = on_cancel,
         .on_drain = on_drain,
+        .on_models = on_models,
         .on_error = on_error,
     };
-    static const struct proto_socket_events socket_events = {on_message, on_garbage};
-    struct proto_socket_options socket = {.endpoint = w->options->broker};
+    static const struct proto_socket_events socket_events = {
+        .on_message = on_message, .on_garbage = on_garbage, .on_no_entry = on_no_entry};
+    struct proto_socket_options socket = {.endpoint = w->options->broker, .curve = &w->curve};
     enum err e = open_handles(w, why);
     if (e != ERR_OK)
         return e;
     e = proto_socket_open(&w->loop, &socket, &socket_events, w, &w->socket, why);
+    proto_curve_wipe(&w->curve);
     if (e != ERR_OK)
         return e;
     /* The handle that was started last runs first: the socket looks for wake-ups after we have
@@ -264,13 +331,20 @@ enum err worker_loop_open(struct worker *w, struct err_msg *why)
     uv_prepare_start(&w->prepare, on_prepare);
     e = session_create(&w->session_config, &events, &w->session);
     if (e == ERR_OK)
-        e = engine_thread_run(w->engine, &w->context, engine_wakes, &w->wake);
+        e = worker_loop_begin(w);
     return e == ERR_OK ? ERR_OK : err_set(why, e, "session: %s", err_name(e));
+}
+
+enum err worker_loop_begin(struct worker *w)
+{
+    return engine_thread_run(w->engine, &w->context, engine_wakes, &w->wake);
 }
 
 void worker_loop_run(struct worker *w)
 {
+    governor_set_minute(&w->heat.governor, minute_of_day());
     heat_tick(w, clock_mono_ns());
+    notify_send(&w->notify, "READY=1");
     uv_run(&w->loop, UV_RUN_DEFAULT);
 }
 

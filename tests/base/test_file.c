@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/utf8.h"
 #include "tests/check.h"
@@ -14,11 +15,7 @@ static char dir[64];
 
 static const char *in_dir(const char *name)
 {
-    static char path[4][6000];
-    static unsigned at;
-    char *p = path[at++ % 4];
-    snprintf(p, sizeof path[0], "%s/%s", dir, name);
-    return p;
+    return check_path(dir, name);
 }
 
 static void test_files(void)
@@ -96,6 +93,31 @@ static void *log_many(void *arg)
     for (int i = 0; i < LINES; i++)
         log_warn("thread=%d line=%d", *(int *)arg, i);
     return NULL;
+}
+
+/* Virtual time: a burst, then so many a second, and each gap is told once. */
+static void test_log_limit(void)
+{
+    struct log_limit l = {0};
+    uint64_t now_ns = 77 * NS_PER_S, left_out = 99, written = 0, told = 0;
+    for (int i = 0; i < 3 * LOG_BURST; i++)
+        written += log_limit_take(&l, now_ns, &left_out);
+    CHECK_INT(written, LOG_BURST);
+    CHECK_INT(left_out, 0);
+    now_ns += NS_PER_S / 2;
+    CHECK(log_limit_take(&l, now_ns, &left_out));
+    CHECK_INT(left_out, 2 * LOG_BURST);
+    written = 0;
+    for (int i = 0; i < 60000; i++) { /* a minute of 1,000 a second */
+        now_ns += NS_PER_MS;
+        bool may = log_limit_take(&l, now_ns, &left_out);
+        written += may;
+        told += may ? left_out : 0;
+    }
+    CHECK(written >= 60 * LOG_PER_S && written <= 61 * LOG_PER_S);
+    CHECK(told + written + l.left_out == 60000);
+    CHECK(log_limit_take(&l, now_ns + 3600 * NS_PER_S, &left_out));
+    CHECK_INT(l.used_m, 1000); /* an hour later it is forgotten */
 }
 
 static void test_log(void)
@@ -208,6 +230,7 @@ int main(void)
     if (mkdtemp(dir) == NULL)
         abort();
     test_files();
+    test_log_limit();
     test_log();
     CHECK_INT(rmdir(dir), 0); /* nothing was left behind */
     test_cache_dir();

@@ -6,7 +6,7 @@
 
 struct opts {
     const char *model;
-    int64_t max_tokens, cache_bytes, any;
+    int64_t max_tokens, cache_bytes, any, keep_s;
     double top_p, factor;
     bool quiet, verbose;
 };
@@ -22,6 +22,8 @@ static const struct option table[] = {
              "request says about it (default 2048)"},
     {"cache-bytes", 0, OPTION_INT, offsetof(struct opts, cache_bytes), .min = 0, .max = 1e12,
      .bytes = true, .arg = "BYTES", .help = "size"},
+    {"keep", 0, OPTION_TIME, offsetof(struct opts, keep_s), .min = 0, .max = 100.0 * 86400,
+     .arg = "TIME", .help = "how long"},
     {"any", 0, OPTION_INT, offsetof(struct opts, any), .help = "any number"},
     {"Sampling", 0, OPTION_SECTION},
     {"top-p", 0, OPTION_FLOAT, offsetof(struct opts, top_p), .min = 0, .max = 1, .arg = "P",
@@ -183,8 +185,36 @@ static void test_help(void)
     free(text);
 }
 
+static void test_times(void)
+{
+    static const struct {
+        const char *line;
+        int64_t s;
+    } good[] = {{"--keep 0", 0},       {"--keep 90s", 90},      {"--keep=15m", 900},
+                {"--keep 12h", 43200}, {"--keep 30d", 2592000}, {"--keep 0d", 0}};
+    static const char *const bad[] = {"--keep 30",  "--keep d",    "--keep 1w",
+                                      "--keep -1d", "--keep +1d",  "--keep _",
+                                      "--keep 1dd", "--keep 1.5d", "--keep 0x1d"};
+    static const char *const large[] = {"--keep 101d", "--keep 99999999999999999999d",
+                                        "--keep 9223372036854775807d"};
+    struct parsed p;
+    for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+        CHECK_OK(parse(&p, good[i].line), p.why);
+        CHECK_INT(p.o.keep_s, good[i].s);
+    }
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        CHECK_ERR(parse(&p, bad[i]), ERR_USAGE);
+        CHECK_HAS(p.why.text, "is no time; expected a number with s, m, h or d behind it");
+    }
+    for (size_t i = 0; i < ARRAY_LEN(large); i++) {
+        CHECK_ERR(parse(&p, large[i]), ERR_USAGE);
+        CHECK_HAS(p.why.text, "is out of range; expected at most 100 days");
+    }
+}
+
 int main(void)
 {
+    test_times();
     test_forms();
     test_numbers();
     test_unknown();

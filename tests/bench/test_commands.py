@@ -77,6 +77,7 @@ def check_errors():
             ("run", "-m", MODEL, "-p", "1000000"): "--prefill 1000000: the model sees",
             ("run", "-m", MODEL, "--device", "no such"): "no such",
             ("run", "-m", MODEL, "extra"): "extra",
+            ("run", "-m", MODEL, "-p", "", "--set", "norm=8"): "--set norm=8: no tunable of that name",
             ("mixed", "-m", MODEL, "--shortest", "9", "--longest", "8"): "--shortest 9: more than --longest 8",
             ("mixed", "-m", MODEL, "--longest", "100000"): "make --longest or --shared-prefix smaller",
             ("device", "--device", "no such"): "no such",

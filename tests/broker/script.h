@@ -15,6 +15,7 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "proto/codec.h"
+#include "proto/curve.h"
 #include "tests/check.h"
 
 enum { TIMEOUT_MS = 10000, QUIET_MS = 60 };
@@ -23,6 +24,7 @@ static const char *broker_path;
 static char dir[] = "/tmp/octo-broker-XXXXXX";
 static char ledger[128], endpoint[160];
 static void *ctx;
+static const char *more[8]; /* options of the brokers that are started, up to a NULL */
 
 /* ---- the broker process ---- */
 
@@ -31,9 +33,12 @@ static pid_t spawn(const char *ledger_path, const char *listen, const char *hear
 {
     pid_t pid = fork();
     if (pid == 0) {
-        execl(broker_path, broker_path, "--ledger", ledger_path, "--listen", listen,
-              "--heartbeat-ms", heartbeat, "--lease-ms", lease, "--log-level", "error",
-              "--die-with-parent", (char *)NULL);
+        const char *args[24] = {broker_path, "--ledger",    ledger_path, "--listen",
+                                listen,      "--lease-ms",  lease,       "--heartbeat-ms",
+                                heartbeat,   "--log-level", "error",     "--die-with-parent"};
+        for (int i = 0; i < 8 && more[i] != NULL; i++)
+            args[12 + i] = more[i];
+        execv(broker_path, (char *const *)(uintptr_t)args);
         _exit(127);
     }
     return pid;
@@ -70,7 +75,8 @@ struct peer {
     uint64_t session, seq;
 };
 
-static struct peer open_peer(void)
+/* keys NULL: without. */
+static struct peer open_peer_with(const struct proto_curve *keys)
 {
     struct peer p = {0};
     int linger = 0, reconnect_ms = 10;
@@ -78,9 +84,19 @@ static struct peer open_peer(void)
     zmq_setsockopt(p.socket, ZMQ_LINGER, &linger, sizeof linger);
     zmq_setsockopt(p.socket, ZMQ_RECONNECT_IVL, &reconnect_ms, sizeof reconnect_ms);
     zmq_msg_init(&p.frame);
+    if (keys != NULL) {
+        zmq_setsockopt(p.socket, ZMQ_CURVE_SERVERKEY, keys->server_key, PROTO_KEY_CHARS + 1);
+        zmq_setsockopt(p.socket, ZMQ_CURVE_PUBLICKEY, keys->public_key, PROTO_KEY_CHARS + 1);
+        zmq_setsockopt(p.socket, ZMQ_CURVE_SECRETKEY, keys->secret_key, PROTO_KEY_CHARS + 1);
+    }
     if (zmq_connect(p.socket, endpoint) != 0)
         abort();
     return p;
+}
+
+static struct peer open_peer(void)
+{
+    return open_peer_with(NULL);
 }
 
 static void close_peer(struct peer *p)
@@ -185,7 +201,7 @@ static const struct rec_BATCH *status(struct peer *c, const char *batch)
     return &c->m.status_ok.batches.items[0];
 }
 
-static size_t fetch(struct peer *c, const char *batch, uint64_t after)
+static inline size_t fetch(struct peer *c, const char *batch, uint64_t after)
 {
     struct msg m = {.type = MSG_TYPE_FETCH};
     m.fetch.batch = str_of(batch);
@@ -195,7 +211,7 @@ static size_t fetch(struct peer *c, const char *batch, uint64_t after)
     return CHECK(call(c, &m) == MSG_TYPE_FETCH_OK) ? c->m.fetch_ok.results.count : 0;
 }
 
-static void make_batch(struct peer *c, const char *name, size_t lines)
+static inline void make_batch(struct peer *c, const char *name, size_t lines)
 {
     CHECK_INT(batch_new(c, name, "", "h"), MSG_TYPE_BATCH_OK);
     CHECK_INT(submit(c, name, 1, lines, 0), MSG_TYPE_SUBMIT_OK);
@@ -204,7 +220,8 @@ static void make_batch(struct peer *c, const char *name, size_t lines)
 
 /* ---- workers ---- */
 
-static void say_hello(struct peer *w, const char *name, struct rec_JOB_REF *holding, size_t count)
+static inline void send_hello(struct peer *w, const char *name, struct rec_JOB_REF *holding,
+                              size_t count)
 {
     struct rec_MODEL model = {.name = STR_LIT("tiny"), .hash = STR_LIT("00ff")};
     struct msg m = {.type = MSG_TYPE_HELLO};
@@ -216,6 +233,12 @@ static void say_hello(struct peer *w, const char *name, struct rec_JOB_REF *hold
     m.hello.holding.items = holding;
     m.hello.holding.count = count;
     send_msg(w, &m);
+}
+
+static inline void say_hello(struct peer *w, const char *name, struct rec_JOB_REF *holding,
+                             size_t count)
+{
+    send_hello(w, name, holding, count);
     enum msg_type t;
     while ((t = receive(w, TIMEOUT_MS)) == MSG_TYPE_RECONNECT) /* to what was sent before */
         ;
@@ -231,7 +254,7 @@ static void pull(struct peer *w, uint64_t credit)
     send_msg(w, &m);
 }
 
-static void beat(struct peer *w, uint64_t job, uint64_t epoch)
+static inline void beat(struct peer *w, uint64_t job, uint64_t epoch)
 {
     struct rec_RUNNING r = {.job = job, .epoch = epoch, .completion_tokens = 7};
     struct msg m = {.type = MSG_TYPE_BEAT};
@@ -241,10 +264,15 @@ static void beat(struct peer *w, uint64_t job, uint64_t epoch)
     send_msg(w, &m);
 }
 
+static double result_energy_j = 1.5; /* what results say */
+
 static void send_result(struct peer *w, uint64_t job, uint64_t epoch, const char *body)
 {
-    struct rec_RESULT r = {
-        .job = job, .epoch = epoch, .body = str_of(body), .completion_tokens = 5};
+    struct rec_RESULT r = {.job = job,
+                           .epoch = epoch,
+                           .body = str_of(body),
+                           .completion_tokens = 5,
+                           .energy_j = result_energy_j};
     struct msg m = {.type = MSG_TYPE_RESULTS};
     m.results.session = w->session;
     m.results.results.items = &r;
@@ -252,7 +280,7 @@ static void send_result(struct peer *w, uint64_t job, uint64_t epoch, const char
     send_msg(w, &m);
 }
 
-static uint64_t outcome(struct peer *w, uint64_t job, uint64_t epoch, const char *body)
+static inline uint64_t outcome(struct peer *w, uint64_t job, uint64_t epoch, const char *body)
 {
     send_result(w, job, epoch, body);
     for (;;) {

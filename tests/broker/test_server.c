@@ -1,7 +1,5 @@
 /* The real broker process over ipc, with workers and clients that follow a script. Waiting is
  * always waiting for a message. argv[1]: octoflow-broker. */
-#include <sys/resource.h>
-
 #include "tests/broker/script.h"
 
 /* ---- tests ---- */
@@ -44,6 +42,7 @@ static void test_run(void)
     CHECK_INT(w.m.beat_ok.cancel.count, 0);
     CHECK_INT(status(&c, "b")->leased, 2);
     CHECK_INT(status(&c, "b")->running_tokens, 7);
+    CHECK_INT(c.m.status_ok.workers.items[0].leased, 2);
     CHECK_INT(outcome(&w, job, epoch, "one"), 0);
     CHECK_INT(outcome(&w, job, epoch, "one"), 1);
     CHECK_INT(outcome(&w, job, epoch + 1000, "forged"), 2);
@@ -59,11 +58,15 @@ static void test_run(void)
         struct rec_GRANT_JOB g = w.m.grant.jobs.items[0];
         CHECK_INT(outcome(&w, g.job, g.epoch, "more"), 0);
     }
+    result_energy_j = -3; /* nonsense: not known */
     CHECK_INT(outcome(&w, job + 1, epoch + 1, "two"), 0);
+    result_energy_j = 1.5;
     struct rec_BATCH b = *status(&c, "b");
     CHECK(str_eq(b.state, STR_LIT("completed")));
     CHECK_INT(b.done, 5);
     CHECK_INT(b.completion_tokens, 25);
+    CHECK(b.energy_j == 4 * 1.5);
+    CHECK_INT(b.energy_jobs, 4);
     CHECK(b.completed_ms > 0);
     CHECK_INT(c.m.status_ok.workers.items[0].done, 5);
     CHECK_INT(fetch(&c, "b", 0), 5);
@@ -75,7 +78,8 @@ static void test_run(void)
     pull(&w, granted + 1);
     CHECK_INT(batch_new(&c, "other", "big", ""), MSG_TYPE_BATCH_OK);
     CHECK_INT(submit(&c, "other", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
-    CHECK(str_eq(status(&c, "other")->problem, STR_LIT("no worker has model big (one has tiny)")));
+    CHECK(
+        str_eq(status(&c, "other")->problem, STR_LIT("no worker has model big (there is: tiny)")));
     CHECK_INT(batch_new(&c, "by-hash", "00ff", ""), MSG_TYPE_BATCH_OK);
     CHECK_INT(submit(&c, "by-hash", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
     EXPECT(&w, MSG_TYPE_GRANT);
@@ -115,6 +119,8 @@ static void test_silent_worker(void)
         CHECK(epoch2 > epoch);
         send_result(&w1, job, epoch, "late");
         EXPECT(&w1, MSG_TYPE_RECONNECT);
+        EXPECT(&w1, MSG_TYPE_ACKS);
+        CHECK_INT(w1.m.acks.acks.items[0].outcome, 2);
         struct rec_JOB_REF holding = {job, epoch};
         say_hello(&w1, "w1", &holding, 1);
         CHECK_INT(w1.m.welcome.lost.count, 1);
@@ -128,6 +134,37 @@ static void test_silent_worker(void)
     close_peer(&c);
     close_peer(&w1);
     close_peer(&w2);
+    CHECK_INT(stop(broker), 0);
+}
+
+/* A worker that was given up brings its result, and nobody else has begun: it counts. */
+static void test_given_up_too_early(void)
+{
+    pid_t broker = start("early", "100", "100000");
+    struct peer c = open_peer(), w = open_peer();
+    make_batch(&c, "b", 1);
+    say_hello(&w, "w", NULL, 0);
+    pull(&w, 1);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    uint64_t job = w.m.grant.jobs.items[0].job, epoch = w.m.grant.jobs.items[0].epoch;
+    uint64_t end_ns = clock_mono_ns() + TIMEOUT_MS * NS_PER_MS;
+    while (status(&c, "b")->leased > 0 && clock_mono_ns() < end_ns)
+        ;
+    send_result(&w, job, epoch, "in time");
+    EXPECT(&w, MSG_TYPE_RECONNECT);
+    EXPECT(&w, MSG_TYPE_ACKS);
+    CHECK_INT(w.m.acks.acks.items[0].outcome, 0);
+    CHECK_INT(fetch(&c, "b", 0), 1);
+    CHECK(str_eq(c.m.fetch_ok.results.items[0].body, STR_LIT("in time")));
+    /* by another wire it might be another ledger's: that worker has to say HELLO first */
+    struct peer other = open_peer();
+    other.session = w.session;
+    send_result(&other, job, epoch, "from elsewhere");
+    EXPECT(&other, MSG_TYPE_RECONNECT);
+    CHECK_INT(receive(&other, QUIET_MS), MSG_NONE);
+    close_peer(&c);
+    close_peer(&w);
+    close_peer(&other);
     CHECK_INT(stop(broker), 0);
 }
 
@@ -178,6 +215,43 @@ static void nack(struct peer *w, const struct rec_GRANT_JOB *g, bool counts, con
     send_msg(w, &m);
 }
 
+/* A worker's hand-back was lost with its wire. It names the lease when it joins again, and says it
+ * again: the attempt counts, and the checkpoint is there. What it does not name is back at once, at
+ * no cost. */
+static void test_hand_back_after_a_break(void)
+{
+    pid_t broker = start("again", "1000", "60000");
+    struct peer c = open_peer(), w = open_peer();
+    make_batch(&c, "b", 2);
+    say_hello(&w, "w", NULL, 0);
+    pull(&w, 2);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    CHECK_INT(w.m.grant.jobs.count, 2);
+    struct rec_GRANT_JOB g = {.job = w.m.grant.jobs.items[0].job,
+                              .epoch = w.m.grant.jobs.items[0].epoch};
+    struct rec_JOB_REF ref = {g.job, g.epoch};
+    struct peer again = open_peer();
+    say_hello(&again, "w", &ref, 1);
+    CHECK_INT(again.m.welcome.lost.count, 0);
+    CHECK_INT(status(&c, "b")->queued, 1);
+    nack(&again, &g, true, "so far");
+    pull(&again, 2);
+    uint64_t attempts[3] = {0};
+    for (int i = 0; i < 2; i++) { /* the one that nobody suspects, then the other */
+        EXPECT(&again, MSG_TYPE_GRANT);
+        CHECK_INT(again.m.grant.jobs.count, 1);
+        struct rec_GRANT_JOB got = again.m.grant.jobs.items[0];
+        attempts[got.line] = got.attempt;
+        CHECK(str_eq(got.checkpoint, got.line == 1 ? STR_LIT("so far") : STR_LIT("")));
+        CHECK_INT(outcome(&again, got.job, got.epoch, "done"), 0);
+    }
+    CHECK(attempts[1] == 2 && attempts[2] == 1);
+    close_peer(&c);
+    close_peer(&w);
+    close_peer(&again);
+    CHECK_INT(stop(broker), 0);
+}
+
 static void test_poison_and_cancel(void)
 {
     char long_reason[402] = "x"; /* which the broker cuts, but not inside a character */
@@ -187,17 +261,18 @@ static void test_poison_and_cancel(void)
     struct peer c = open_peer(), w = open_peer();
     make_batch(&c, "b", 3);
     say_hello(&w, "w", NULL, 0);
-    for (uint64_t i = 1; i <= 4; i++) {
+    /* handed back, lost, lost as a suspect, and three times alone */
+    for (uint64_t i = 1; i <= 6; i++) {
         pull(&w, i);
         EXPECT(&w, MSG_TYPE_GRANT);
         struct rec_GRANT_JOB g = w.m.grant.jobs.items[0];
         CHECK_INT(g.line, 1);
         CHECK_INT(g.attempt, i == 1 ? 1 : i - 1);
         CHECK(str_eq(g.checkpoint, str_of(i == 1 ? "" : "so far")));
-        nack_reason = i < 4 ? "GPU trouble" : long_reason;
+        nack_reason = i < 6 ? "GPU trouble" : long_reason;
         nack(&w, &g, i > 1, "so far"); /* the first is a drain, and costs nothing */
     }
-    pull(&w, 5);
+    pull(&w, 7);
     EXPECT(&w, MSG_TYPE_GRANT);
     struct rec_GRANT_JOB g = w.m.grant.jobs.items[0];
     CHECK_INT(g.line, 2);
@@ -210,13 +285,14 @@ static void test_poison_and_cancel(void)
     struct rec_OUTPUT output = {0};
     struct err_msg why;
     CHECK(str_eq(f->state, STR_LIT("failed")));
-    CHECK_INT(f->attempts, 3);
+    CHECK_INT(f->attempts, 5);
     CHECK_OK(proto_decode_output(f->body.data, f->body.len, &c.arena, &output, &why), why);
     CHECK_INT(output.status_code, 500);
-    char text[512];
+    char text[2048];
     snprintf(text, sizeof text, "%.*s", STR_ARG(output.error_message));
     CHECK_HAS(text,
-              "poison: given up after 3 attempts (attempt 1: handed back by w: GPU trouble; ");
+              "poison: given up after 5 attempts (attempt 1: handed back by w: GPU trouble; ");
+    CHECK_HAS(text, "; attempt 3: alone: handed back by w: GPU trouble; attempt 4: alone: ");
 
     struct msg cancel = {.type = MSG_TYPE_CANCEL};
     cancel.cancel.batch = STR_LIT("b");
@@ -234,6 +310,49 @@ static void test_poison_and_cancel(void)
     CHECK(str_eq(c.m.fetch_ok.results.items[2].state, STR_LIT("cancelled")));
     close_peer(&c);
     close_peer(&w);
+    CHECK_INT(stop(broker), 0);
+}
+
+/* What a worker held when it died runs apart from the others', and after a second death alone. */
+static void test_suspects(void)
+{
+    pid_t broker = start("suspects", "1000", "60000");
+    struct peer c = open_peer(), w1 = open_peer(), w2 = open_peer();
+    make_batch(&c, "b", 7);
+    say_hello(&w1, "w1", NULL, 0);
+    pull(&w1, 4);
+    EXPECT(&w1, MSG_TYPE_GRANT);
+    say_hello(&w1, "w1", NULL, 0); /* restarted, and holds nothing */
+    pull(&w1, 20);
+    EXPECT(&w1, MSG_TYPE_GRANT);
+    CHECK_INT(w1.m.grant.jobs.count, 4);
+    struct rec_GRANT_JOB first = w1.m.grant.jobs.items[0];
+    for (size_t i = 0; i < w1.m.grant.jobs.count; i++)
+        CHECK(w1.m.grant.jobs.items[i].line <= 4 && w1.m.grant.jobs.items[i].attempt == 2);
+    say_hello(&w2, "w2", NULL, 0);
+    pull(&w2, 2);
+    EXPECT(&w2, MSG_TYPE_GRANT);
+    CHECK_INT(w2.m.grant.jobs.count, 2);
+    CHECK_INT(w2.m.grant.jobs.items[0].line, 5);
+    CHECK_INT(outcome(&w1, first.job, first.epoch, "innocent"), 0);
+    CHECK_INT(receive(&w1, QUIET_MS), MSG_NONE); /* line 7 is not for it now */
+    say_hello(&w1, "w1", NULL, 0);
+    pull(&w1, 20);
+    for (int alone = 0; alone < 3; alone++) {
+        EXPECT(&w1, MSG_TYPE_GRANT);
+        CHECK_INT(w1.m.grant.jobs.count, 1);
+        struct rec_GRANT_JOB g = w1.m.grant.jobs.items[0];
+        CHECK(g.line <= 4 && g.attempt == 3);
+        CHECK_INT(receive(&w1, QUIET_MS), MSG_NONE);
+        CHECK_INT(status(&c, "b")->queued, 3 - alone); /* with line 7 */
+        CHECK_INT(outcome(&w1, g.job, g.epoch, "innocent"), 0);
+    }
+    EXPECT(&w1, MSG_TYPE_GRANT);
+    CHECK_INT(w1.m.grant.jobs.items[0].line, 7);
+    CHECK_INT(status(&c, "b")->failed, 0);
+    close_peer(&c);
+    close_peer(&w1);
+    close_peer(&w2);
     CHECK_INT(stop(broker), 0);
 }
 
@@ -381,60 +500,6 @@ static void test_twins(void)
     CHECK_INT(stop(broker), 0);
 }
 
-/* ---- a full disk ---- */
-
-static void limit_file_size(pid_t pid, rlim_t bytes)
-{
-    struct rlimit r;
-    CHECK(prlimit(pid, RLIMIT_FSIZE, NULL, &r) == 0);
-    r.rlim_cur = bytes;
-    CHECK(prlimit(pid, RLIMIT_FSIZE, &r, NULL) == 0);
-}
-
-static void test_full_disk(void)
-{
-    static char big[1 << 20];
-    pid_t broker = start("full", "1000", "60000");
-    struct peer c = open_peer(), w = open_peer();
-    make_batch(&c, "b", 2);
-    say_hello(&w, "w", NULL, 0);
-    pull(&w, 1);
-    EXPECT(&w, MSG_TYPE_GRANT);
-    struct rec_JOB_REF ref = {w.m.grant.jobs.items[0].job, w.m.grant.jobs.items[0].epoch};
-    memset(big, 'x', sizeof big - 1);
-    limit_file_size(broker, 200 << 10);
-    send_result(&w, ref.job, ref.epoch, big);
-    uint64_t end_ns = clock_mono_ns() + TIMEOUT_MS * NS_PER_MS;
-    while (status(&c, "b")->problem.len == 0 && clock_mono_ns() < end_ns)
-        ;
-    char problem[512];
-    struct str seen = status(&c, "b")->problem; /* STR_ARG reads its argument twice */
-    snprintf(problem, sizeof problem, "%.*s", STR_ARG(seen));
-    CHECK_HAS(problem, "storage: ledger");
-    struct rec_LINE line = {.line = 1, .hash = 1, .body = {big, sizeof big}};
-    struct msg m = {.type = MSG_TYPE_SUBMIT};
-    m.submit.batch = STR_LIT("open");
-    m.submit.lines.items = &line;
-    m.submit.lines.count = 1;
-    limit_file_size(broker, RLIM_INFINITY);
-    CHECK_INT(batch_new(&c, "open", "", ""), MSG_TYPE_BATCH_OK); /* it goes on at once */
-    limit_file_size(broker, 200 << 10);
-    CHECK_INT(call(&c, &m), MSG_TYPE_ERROR);
-    CHECK(str_eq(c.m.error.code, STR_LIT("storage")));
-    limit_file_size(broker, RLIM_INFINITY);
-    EXPECT(&w, MSG_TYPE_RECONNECT); /* no acknowledgement: the worker is told to send again */
-    say_hello(&w, "w", &ref, 1);
-    CHECK_INT(w.m.welcome.lost.count, 0);
-    CHECK_INT(outcome(&w, ref.job, ref.epoch, big), 0);
-    CHECK_INT(status(&c, "b")->done, 1);
-    CHECK_INT(status(&c, "b")->problem.len, 0);
-    pull(&w, 1);
-    EXPECT(&w, MSG_TYPE_GRANT);
-    close_peer(&c);
-    close_peer(&w);
-    CHECK_INT(stop(broker), 0);
-}
-
 /* ---- garbage, and starting wrongly ---- */
 
 static void test_garbage(void)
@@ -491,6 +556,48 @@ static void test_starting(void)
     close_peer(&c2);
 }
 
+static void pull_at(struct peer *w, uint64_t credit, double tokens_per_s, double duty)
+{
+    struct msg m = {.type = MSG_TYPE_PULL};
+    m.pull.session = w->session;
+    m.pull.credit_total = credit;
+    m.pull.decode_tokens_per_s = tokens_per_s;
+    m.pull.duty = duty;
+    send_msg(w, &m);
+}
+
+/* Who is three times as fast gets three times as much, though the other one has room for all. */
+static void test_headroom(void)
+{
+    pid_t broker = start("headroom", "1000", "60000");
+    struct peer c = open_peer(), fast = open_peer(), slow = open_peer();
+    CHECK_INT(batch_new(&c, "b", "tiny", ""), MSG_TYPE_BATCH_OK);
+    say_hello(&slow, "slow", NULL, 0);
+    say_hello(&fast, "fast", NULL, 0);
+    pull_at(&slow, 20, 300, 0.5); /* hot */
+    pull_at(&fast, 20, 450, 1);
+    while (status(&c, "b") != NULL &&
+           (c.m.status_ok.workers.count < 2 || c.m.status_ok.workers.items[0].duty == 0 ||
+            c.m.status_ok.workers.items[1].duty == 0))
+        ;
+    CHECK_INT(submit(&c, "b", 1, 9, 0), MSG_TYPE_SUBMIT_OK);
+    size_t got = 0;
+    while (got < 7) {
+        EXPECT(&fast, MSG_TYPE_GRANT);
+        if (!CHECK(fast.m.grant.jobs.count > 0))
+            break;
+        got += fast.m.grant.jobs.count;
+    }
+    CHECK_INT(got, 7);
+    EXPECT(&slow, MSG_TYPE_GRANT);
+    CHECK_INT(slow.m.grant.jobs.count, 2);
+    CHECK_INT(status(&c, "b")->leased, 9);
+    close_peer(&c);
+    close_peer(&fast);
+    close_peer(&slow);
+    CHECK_INT(stop(broker), 0);
+}
+
 int main(int argc, char **argv)
 {
     if (argc < 2 || mkdtemp(dir) == NULL)
@@ -499,18 +606,18 @@ int main(int argc, char **argv)
     ctx = zmq_ctx_new();
     test_run();
     test_silent_worker();
+    test_given_up_too_early();
     test_lease_expiry();
+    test_hand_back_after_a_break();
     test_poison_and_cancel();
+    test_suspects();
     test_kill_broker();
     test_reclaim();
     test_twins();
-    test_full_disk();
+    test_headroom();
     test_garbage();
     test_starting();
     zmq_ctx_term(ctx);
-    char command[256];
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    if (system(command) != 0)
-        fprintf(stderr, "left behind: %s\n", dir);
+    check_remove(dir);
     return check_report();
 }

@@ -99,9 +99,25 @@ static void test_restart(void)
     CHECK_OK(pump_until(c, "ready", 2, &why), why);
     CHECK_INT(count_in_log("ready"), 2);
     CHECK(children_pid(c, 0) > 0);
-    children_stop(c, 10000, NULL);
+    children_stop(c, 10000);
     CHECK(children_pid(c, 0) == 0);
     CHECK_INT(count_in_log("ready"), 2);
+    children_destroy(&c);
+}
+
+/* More deaths in a row than are put up with, but work gets done in between. */
+static void test_deaths_between_work(void)
+{
+    struct err_msg why = {{0}};
+    struct children *c = start("waits");
+    CHECK_OK(pump_until(c, "ready", 1, &why), why);
+    for (unsigned i = 1; i <= 12; i++) {
+        children_do_well(c);
+        kill(children_pid(c, 0), SIGKILL);
+        CHECK_OK(pump_until(c, "ready", 1 + i, &why), why);
+    }
+    CHECK_INT(count_in_log("ready"), 13);
+    children_stop(c, 10000);
     children_destroy(&c);
 }
 
@@ -130,17 +146,30 @@ static void test_stop(void)
     CHECK_OK(pump_until(c, "ready", 1, &why), why);
     int pid = children_pid(c, 0);
     uint64_t begun_ns = clock_mono_ns();
-    children_stop(c, 100, NULL);
+    children_stop(c, 100);
     CHECK(clock_mono_ns() - begun_ns >= 100 * NS_PER_MS);
     CHECK(kill(pid, 0) != 0);
     children_destroy(&c);
     /* one that has died and waits to be started again is not */
     c = start("dies");
     CHECK_OK(pump_until(c, "started", 2, &why), why);
-    children_stop(c, 1000, NULL);
+    children_stop(c, 1000);
     unsigned starts = count_in_log("started");
     CHECK_OK(children_pump(c, 300, &why), why);
     CHECK_INT(count_in_log("started"), starts);
+    children_destroy(&c);
+}
+
+/* Under SIGSTOP it hears no SIGTERM: nobody waits until it is killed. */
+static void test_stop_of_a_stopped_one(void)
+{
+    struct err_msg why = {{0}};
+    struct children *c = start("waits");
+    CHECK_OK(pump_until(c, "ready", 1, &why), why);
+    kill(children_pid(c, 0), SIGSTOP);
+    uint64_t begun_ns = clock_mono_ns();
+    children_stop(c, 10000);
+    CHECK(clock_mono_ns() - begun_ns < 5 * NS_PER_S);
     children_destroy(&c);
 }
 
@@ -187,8 +216,10 @@ int main(int argc, char **argv)
     snprintf(log_path, sizeof log_path, "%s/child.log", dir);
     test_pump_returns();
     test_restart();
+    test_deaths_between_work();
     test_fatal();
     test_stop();
+    test_stop_of_a_stopped_one();
     test_rundir();
     char command[128];
     snprintf(command, sizeof command, "rm -rf %s", dir);

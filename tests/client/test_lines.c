@@ -2,7 +2,11 @@
  * the device list; progress. */
 #include "check.h"
 
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
+#include <sys/stat.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -238,6 +242,74 @@ static void test_progress(void)
     CHECK_STR(text, "9 done, 1 failed of 100 (no worker has the model)");
 }
 
+static void on_alarm(int number)
+{
+    (void)number;
+}
+
+static int waits, writes_to;
+
+/* The first times nothing comes, then the rest of a line, at last a wish to end. */
+static enum err look(void *user, struct err_msg *why)
+{
+    (void)user;
+    if (++waits == 2)
+        CHECK(write(writes_to, "c\nd", 3) == 3);
+    return waits < 4 ? ERR_OK : err_set(why, ERR_CANCELLED, "asked to stop");
+}
+
+/* A pipe, and who writes into it takes his time, also in the middle of a line and between blank
+ * ones; a signal comes meanwhile. */
+static void test_waiting(void)
+{
+    int ends[2];
+    char name[32];
+    struct lines *l = NULL;
+    struct line line;
+    struct err_msg why = {{0}};
+    struct itimerval soon = {.it_value.tv_usec = 10000};
+    CHECK(pipe(ends) == 0);
+    writes_to = ends[1];
+    snprintf(name, sizeof name, "/dev/fd/%d", ends[0]);
+    CHECK_OK(lines_open(name, SMALL, &l, &why), why);
+    lines_while_waiting(l, look, NULL);
+    CHECK(write(ends[1], "a\n\nb", 4) == 4);
+    CHECK_OK(lines_next(l, &line, &why), why);
+    CHECK(str_eq(line.text, STR_LIT("a")) && waits == 0);
+    signal(SIGALRM, on_alarm);
+    CHECK(setitimer(ITIMER_REAL, &soon, NULL) == 0);
+    CHECK_OK(lines_next(l, &line, &why), why);
+    CHECK(str_eq(line.text, STR_LIT("bc")) && line.number == 3 && waits == 2);
+    CHECK_ERR(lines_next(l, &line, &why), ERR_CANCELLED);
+    CHECK(waits == 4);
+    lines_close(&l);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+/* A named pipe that nobody has opened to write: it opens, and waits as well. */
+static void test_named_pipe(void)
+{
+    struct lines *l = NULL;
+    struct line line;
+    struct err_msg why = {{0}};
+    CHECK(unlink(path) == 0 && mkfifo(path, 0600) == 0);
+    CHECK_OK(lines_open(path, SMALL, &l, &why), why);
+    lines_while_waiting(l, look, NULL);
+    waits = 2;
+    CHECK_ERR(lines_next(l, &line, &why), ERR_CANCELLED);
+    CHECK(waits == 4);
+    waits = 0;
+    writes_to = open(path, O_WRONLY | O_CLOEXEC);
+    CHECK_OK(lines_next(l, &line, &why), why);
+    CHECK(str_eq(line.text, STR_LIT("c")) && waits == 2);
+    close(writes_to);
+    CHECK_OK(lines_next(l, &line, &why), why);
+    CHECK(str_eq(line.text, STR_LIT("d")));
+    CHECK_ERR(lines_next(l, &line, &why), ERR_NOT_FOUND);
+    lines_close(&l);
+}
+
 int main(void)
 {
     int fd = mkstemp(path);
@@ -248,9 +320,11 @@ int main(void)
     test_random();
     test_long_hash();
     test_errors();
+    test_waiting();
     test_names();
     test_devices();
     test_progress();
+    test_named_pipe();
     unlink(path);
     return check_report();
 }

@@ -50,7 +50,7 @@ static const struct rec_FETCHED fetched = {.seq = 1,
 static const char *const times = ",\"attempts\":2,\"worker\":\"host:0\",\"submitted_at\":"
                                  "\"2025-11-25T09:14:55.000Z\",\"started_at\":"
                                  "\"2025-11-25T09:14:56.123Z\",\"finished_at\":"
-                                 "\"2025-11-25T09:14:57.005Z\",\"energy_j\":1.500}}\n";
+                                 "\"2025-11-25T09:14:57.005Z\",\"energy_j\":1.500000}}\n";
 
 /* The line of f with r as its body; r NULL: f as it is. Freed by the next call with NULL f. */
 static const char *line_of(struct rec_FETCHED f, const struct rec_OUTPUT *r,
@@ -93,8 +93,8 @@ static void test_chat(void)
         "\"request_id\":\"req_%s\",\"body\":{\"id\":\"chatcmpl-%s\",\"object\":"
         "\"chat.completion\",\"created\":1735689607,\"model\":\"octo\",\"choices\":[{\"index\":0,"
         "\"message\":{\"role\":\"assistant\",\"content\":"
-        "\"Grüße \\\"x\\\"\\\\\\n\\t\\u0001\x7f\\u0000😀\"},\"finish_reason\":\"stop\","
-        "\"logprobs\":null}],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":3,"
+        "\"Grüße \\\"x\\\"\\\\\\n\\t\\u0001\x7f\\u0000😀\",\"refusal\":null},\"finish_reason\":"
+        "\"stop\",\"logprobs\":null}],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":3,"
         "\"total_tokens\":15}}},\"error\":null,\"octoflow\":{\"line\":7,\"batch\":\"b\","
         "\"model\":\"octo\",\"model_hash\":\"0123\",\"quantization\":\"Q4_K\",\"numeric_class\":"
         "\"class\",\"device\":\"llvmpipe\",\"driver\":\"Mesa 22.3.6\",\"build\":\"0.1.0+abc\","
@@ -102,7 +102,13 @@ static void test_chat(void)
         id, id, id, times);
     CHECK_STR(line_of(fetched, &r, &s), want);
     CHECK(s.kind == OUTPUT_ANSWER && s.prompt_tokens == 12 && s.completion_tokens == 3);
+    CHECK(s.energy_j == 1.5);
     CHECK_STR(s.reason, "");
+    r.energy_j = 0;
+    CHECK_HAS(line_of(fetched, &r, &s), "T09:14:57.005Z\",\"energy_j\":null}}\n");
+    CHECK(s.energy_j == 0);
+    r.energy_j = 2e-5; /* not to be taken for nothing */
+    CHECK_HAS(line_of(fetched, &r, &s), "\"energy_j\":0.000020}}");
 }
 
 static void test_completion(void)
@@ -129,11 +135,12 @@ static void test_choices(void)
     struct rec_OUTPUT r = answer();
     choices[0].text = STR_LIT("one");
     r.choices.count = 2;
-    CHECK_HAS(
-        line_of(fetched, &r, &s),
-        "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"one\"},"
-        "\"finish_reason\":\"stop\",\"logprobs\":null},{\"index\":1,\"message\":{\"role\":"
-        "\"assistant\",\"content\":\"other\"},\"finish_reason\":\"length\",\"logprobs\":null}]");
+    CHECK_HAS(line_of(fetched, &r, &s),
+              "\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"one\","
+              "\"refusal\":null},\"finish_reason\":\"stop\",\"logprobs\":null},{\"index\":1,"
+              "\"message\":{\"role\":"
+              "\"assistant\",\"content\":\"other\",\"refusal\":null},\"finish_reason\":\"length\","
+              "\"logprobs\":null}]");
     CHECK_INT(s.completion_tokens, 3);
     r.choices.count = 0; /* no worker says that */
     CHECK_HAS(line_of(fetched, &r, &s), "unreadable_result");

@@ -314,7 +314,7 @@ static void test_values(void)
     static const char line[] =
         "{\"custom_id\": \"id-1\", \"method\": \"POST\", \"url\": \"/v1/chat/completions\", "
         "\"body\": "
-        "{\"model\": \"x\", \"messages\": [{\"role\": \"system\", \"content\": \"be\\u0000 "
+        "{\"model\": \"x\", \"messages\": [{\"role\": \"developer\", \"content\": \"be\\u0000 "
         "nice\"}, "
         "{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"Stra\\u00dfe \"}, "
         "{\"type\": \"text\", \"text\": \"\\ud83d\\ude00\"}]}], \"temperature\": 0, \"top_p\": "

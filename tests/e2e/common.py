@@ -4,11 +4,13 @@ read back and stripped of what may differ between two runs.
 A test is a function given to main(): it gets a Bench. Arguments of every test: --build DIR, --source DIR.
 Only the standard library."""
 import argparse
+import http.client
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,25 @@ import time
 # Of a result's "octoflow" object: when, where, after how many tries and at what cost; never what was computed.
 VARYING = {"attempts", "worker", "cached_tokens", "energy_j"}
 VARYING_ENDING = "_at"
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def http_get(port, path, method="GET", timeout=10):
+    """(status, body) from this machine's port; status 0: no answer."""
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        c.request(method, path)
+        r = c.getresponse()
+        return r.status, r.read().decode()
+    except (OSError, http.client.HTTPException):
+        return 0, ""
+    finally:
+        c.close()
 
 
 class Bench:

@@ -67,6 +67,10 @@ def bad_options(bench, good_line):
         ("no input", [flow, "run", "-m", model, "-o", out], USAGE, []),
         ("two inputs", [*run, "another.jsonl"], USAGE, ["another.jsonl"]),
         ("no such device", [*run, "--device", "no-such-card"], None, ["no-such-card"]),
+        ("no output", [flow, "run", "-m", model, good_line, "-o", ""], USAGE, ["--output"]),
+        ("no such pre-tokenizer", [*run, "--pre-tokenizer", "nope"], FATAL, ["nope", "gpt-2"]),
+        ("no such law", [*run, "--governor", "fast"], USAGE, ["fast", "pi, ramp or off"]),
+        ("no quiet hours", [*run, "--quiet-hours", "22-7=70C"], None, ["--quiet-hours", "22-7=70C", "22:00-07:00"]),
         ("no such model", [flow, "run", "-m", "nowhere.gguf", good_line, "-o", out], FATAL, ["nowhere.gguf"]),
         ("model is a folder", [flow, "run", "-m", bench.dir, good_line, "-o", out], FATAL, [bench.dir]),
         ("no such input", [flow, "run", "-m", model, "nowhere.jsonl", "-o", out], FATAL, ["nowhere.jsonl"]),
@@ -196,14 +200,40 @@ def hostile_lines(bench):
     bench.same(len({r["id"] for r in results}), len(results), "hostile: different ids")
 
 
+def submits(bench, good_line):
+    """To a broker: what is wrong with the lines and with the batch's name is said at once, and a pipe is read once."""
+    endpoint = "ipc://" + bench.path("s")
+    broker = bench.start([bench.broker, "--ledger", bench.path("l.db"), "--listen", endpoint], "broker")
+    with open(good_line, "rb") as f:
+        good = f.read()
+    bad = bench.write("second.jsonl", good + b'{"prompt": 7}\n')
+    for what, arguments, code, part in (
+            ("a bad line", [bad], 0, "1 are not valid requests, the first: line 2: prompt: found a number"),
+            ("good lines", [good_line], 0, "0 are not valid requests\n"),
+            ("no name", [good_line, "--batch", ""], USAGE, "--batch: expected 1 to 128 bytes"),
+            ("a long name", [good_line, "--batch", "x" * 129], USAGE, "--batch: expected 1 to 128 bytes"),
+            ("a pipe without a name", ["/dev/stdin"], USAGE, "--batch NAME"),
+            ("a pipe", ["/dev/stdin", "--batch", "piped"], 0, "1 lines: 1 new")):
+        one_line(bench, what, bench.run(bench.octoflow, "submit", "--broker", endpoint, *arguments, input=good,
+                                        timeout=60), code, part)
+    broker.terminate()
+    bench.same(bench.finish(broker, 30)[0], 0, "the broker's exit code")
+
+
 def test(bench, options):
     good_line = bench.write("good.jsonl", [dict(request(), custom_id="good")])
     bad_models(bench, good_line)
     bad_options(bench, good_line)
     hostile_lines(bench)
+    submits(bench, good_line)
     empty = bench.write("empty.jsonl", b"")
-    code, _, err = bench.run_batch(empty, bench.path("empty-out.jsonl"), code=None)
+    out = bench.path("empty-out.jsonl")
+    code, _, err = bench.run_batch(empty, out, code=None)
     bench.check(code in (0, USAGE, FATAL), f"an empty input: exit code {code}: {common.short(err)}")
+    one_line(bench, "another input", bench.run_batch(good_line, out, code=None), FATAL, '"empty.jsonl"', '"good.jsonl"',
+             "--overwrite")
+    with open(out, "rb") as f:
+        bench.same(f.read(), b"", "the first input's results")
 
 
 common.main(test)

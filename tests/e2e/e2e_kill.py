@@ -86,6 +86,22 @@ def killed_client(bench, rng, inputs, want, count):
     compare(bench, out, want, count, "after kill -9 of the client")
 
 
+def silent_broker(bench, rng, inputs, want, count):
+    """A broker that stands still (a disk that hangs): the run says so, and goes on with it."""
+    out = bench.path("silent.jsonl")
+    run = bench.start(argv_of(bench, inputs, out), "silent")
+    lines = rng.randrange(1, int(0.7 * count))
+    if bench.check(wait_for(run, out, lines, 0), f"silence at line {lines}: the run had ended"):
+        broker = max(bench.processes(bench.broker))
+        os.kill(broker, signal.SIGSTOP)
+        bench.wait_for("the line that says so", lambda: "the broker is away" in bench.output("silent.err"), 30)
+        os.kill(broker, signal.SIGCONT)
+    code, _, err = bench.finish(run, 600)
+    bench.same(code, 0, "after the silence: exit code")
+    bench.has(err, "octoflow run: the broker is back", "after the silence")
+    compare(bench, out, want, count, "after the silence")
+
+
 def interrupted(bench, rng, inputs, want, count):
     """Ctrl-C once: it stops cleanly and says how to go on; the same command finishes and repeats nothing done."""
     out = bench.path("ctrl-c.jsonl")
@@ -97,6 +113,9 @@ def interrupted(bench, rng, inputs, want, count):
     bench.check(code not in (0, None), f"Ctrl-C: exit code {code}")
     bench.has((stdout + stderr).lower(), "resume", "Ctrl-C: the message")
     bench.no_processes("after Ctrl-C")
+    other = bench.write("other.jsonl", common.mixed_lines(bench, 1))
+    err = bench.run(*argv_of(bench, other, out), "--overwrite", code=3, name="other-input")[2]
+    bench.has(err, "an unfinished run on \"", "another input into the same folder")
     bench.run(*argv_of(bench, inputs, out), code=0, name="resumed", timeout=600)
     compare(bench, out, want, count, "after Ctrl-C and resume")
     bench.no_processes("after the resume")
@@ -114,6 +133,7 @@ def test(bench, options):
     killed_children(bench, rng, options.rounds, inputs, want, options.lines)
     killed_client(bench, rng, inputs, want, options.lines)
     interrupted(bench, rng, inputs, want, options.lines)
+    silent_broker(bench, rng, inputs, want, options.lines)
 
 
 common.main(test, rounds=(int, 4, "runs in which worker and broker are killed"), lines=(int, 300, "lines of the run"),

@@ -42,16 +42,11 @@ static inline size_t weight_place(uint32_t row, uint32_t k, uint32_t groups)
     return ((group * 2 + row % 16 / 8) * 32 + row % 8 * 4 + o.q) * 8 + o.i;
 }
 
-/* In halves. f16 [rows / 8][k / 32][32 lanes][8]. A lane is (g, q): rows 2q and 2q + 1 of the tile.
- * Its four words are B's registers of two products, (row g, row g + 8) each; B's row s is the value
- * of k that A's column s stands for. */
+/* In halves. f16 [rows / 8][k / 32][32 lanes][8], a lane: row * 4 + octet. */
 static inline size_t row_place(uint32_t row, uint32_t k, uint32_t groups)
 {
-    static const uint32_t slots[4] = {0, 1, 8, 9}; /* + 2q of A's octet */
     struct octet_place o = octet_place(k);
-    uint32_t slot = slots[o.i % 4] + 2 * o.q, product = o.i / 4;
-    uint32_t lane = slot % 8 * 4 + row % 8 / 2, word = product * 2 + slot / 8;
-    return ((size_t)(row / 8) * groups + k / 32) * 256 + (size_t)lane * 8 + word * 2 + row % 2;
+    return (((size_t)(row / 8) * groups + k / 32) * 32 + row % 8 * 4 + o.q) * 8 + o.i;
 }
 
 static inline size_t row_tiles_bytes(uint32_t rows, uint32_t cols)

@@ -1,10 +1,10 @@
 /* The engine's contract on octo-tiny: bad requests, ends of sequences, banned stop tokens, more
- * sequences than pages, prefix sharing, and Vulkan calls that fail in the middle. That all of it
- * leaves the bytes alone is checked by `octoflow-bench invariance`, which runs as a test too. */
+ * sequences than pages, prefix sharing. That all of it leaves the bytes alone is checked by
+ * `octoflow-bench invariance`, which runs as a test too. */
 #include <math.h>
 
 #include "base/size.h"
-#include "engine/engine.h"
+#include "engine/engine_impl.h"
 #include "tests/check.h"
 
 static const struct model *model;
@@ -501,6 +501,8 @@ static void ahead_same_tokens(void)
     struct outcome want[AHEAD_KINDS] = {0};
     struct engine_bias bias = {.id = 777, .bias = 4};
     struct err_msg why;
+    struct tuning split = tuning_defaults();
+    split.sample_parts = 3;
     o.logits_fn = ignore_logits;
     struct engine *e = open_engine(o);
     struct engine_request r = ahead_request(0, NULL, NULL);
@@ -516,7 +518,9 @@ static void ahead_same_tokens(void)
     for (int few_pages = 0; few_pages < 2; few_pages++) {
         o.kv_tokens = few_pages ? 160 : 0;
         o.no_prefix_cache = few_pages;
+        o.tuning = few_pages ? &split : NULL;
         e = open_engine(o);
+        CHECK(!few_pages || kernels_force_sample(e->kernels, 256, 4));
         for (enum disturbance d = 0; d < DISTURBANCES; d++) {
             struct outcome got[AHEAD_KINDS] = {0};
             run_disturbed(e, d, &stop, &bias, got);
@@ -566,6 +570,21 @@ static void ahead_steps(void)
     unsigned calls;
     CHECK_INT(run_rows(e, &r, &calls), ARRAY_LEN(prompt) + 11);
     CHECK_INT(calls, 13);
+    /* A bias and a bad word of one token are the same at each draw; penalties wait for each token.
+     */
+    struct engine_bias bias = {.id = 777, .bias = 4};
+    uint32_t bad_id = 42, bad_length = 1;
+    r.bias = &bias;
+    r.bias_count = 1;
+    r.bad_ids = &bad_id;
+    r.bad_lengths = &bad_length;
+    r.bad_count = 1;
+    CHECK_INT(run_rows(e, &r, &calls), ARRAY_LEN(prompt) + 11);
+    CHECK_INT(calls, 13);
+    r.presence_penalty = 1;
+    CHECK_INT(run_rows(e, &r, &calls), ARRAY_LEN(prompt) + 11);
+    CHECK(calls > 13);
+    r = request(0, 12);
     CHECK_OK(engine_add(e, &r, &why), why);
     CHECK_OK(run(e, o, 1, NULL, &why), why);
     size_t first = 0; /* of its kind */
@@ -590,48 +609,52 @@ static void ahead_steps(void)
     engine_destroy(&e);
 }
 
-static int calls_until_fault;
-static int fault(void *user, const char *call)
+/* Each step's rows by sequence, prompts cut into chunks beside decodes. */
+static void shares(void)
 {
-    (void)user;
-    (void)call;
-    return calls_until_fault-- == 0 ? -4 /* VK_ERROR_DEVICE_LOST */ : 0;
-}
-
-/* Each checked call in turn is lost, from creation to the end of a run: one clear error, nothing
- * leaks, no crash. */
-static void failing_calls(void)
-{
-    struct engine_options o = {.max_seqs = 1, .max_ctx = 64, .device_index = device_index};
-    int failed = 0, call = 0;
-    for (bool clean = false; !clean && call < 5000; call += call < 40 ? 1 : 37) {
-        struct engine *e = NULL;
-        struct err_msg why = {0};
-        struct outcome out[1] = {0};
-        struct engine_request r = request(0, 2);
-        calls_until_fault = call;
-        gpu_set_fault_fn(fault, NULL);
-        enum err bad = engine_create(model, &o, &e, &why);
-        if (bad == ERR_OK)
-            bad = engine_add(e, &r, &why);
-        if (bad == ERR_OK)
-            bad = run(e, out, 1, NULL, &why);
-        gpu_set_fault_fn(NULL, NULL);
-        engine_destroy(&e);
-        clean = calls_until_fault >= 0;
-        if (clean) {
-            if (bad != ERR_OK)
-                fprintf(stderr, "call %d: %s\n", call, why.text);
-            CHECK_INT(bad, ERR_OK);
-        } else if (bad != ERR_OK) {
-            failed++;
-            if (bad != ERR_DEVICE && bad != ERR_NOMEM && bad != ERR_UNSUPPORTED)
-                CHECK_INT(bad, ERR_DEVICE);
-            if (strstr(why.text, "vk") == NULL)
-                CHECK_HAS(why.text, "vk");
-        }
+    enum { SEQS = 3, TOKENS = 5, CHUNK = 8 };
+    struct engine *e = open_engine((struct engine_options){
+        .max_seqs = SEQS, .max_ctx = AHEAD_CTX, .chunk_tokens = CHUNK, .no_prefix_cache = true});
+    const struct engine_event *events;
+    size_t count, mixed = 0;
+    struct engine_step_stats stats;
+    struct err_msg why;
+    uint64_t prefill[SEQS] = {0}, decode[SEQS] = {0};
+    for (uint64_t id = 0; id < SEQS; id++) {
+        struct engine_request r = request(id, TOKENS);
+        r.prompt_count -= id;
+        CHECK_OK(engine_add(e, &r, &why), why);
     }
-    CHECK(failed > 20);
+    while (engine_live(e) > 0 && engine_step(e, &events, &count, &stats, &why) == ERR_OK) {
+        uint64_t prefills = 0, decodes = 0;
+        for (size_t i = 0; i < stats.shares_count; i++) {
+            const struct engine_share *s = &stats.shares[i];
+            if (!CHECK(s->id < SEQS))
+                continue;
+            prefill[s->id] += s->prefill_tokens;
+            decode[s->id] += s->decode_tokens;
+            prefills += s->prefill_tokens;
+            decodes += s->decode_tokens;
+        }
+        CHECK_INT(prefills, stats.prefill_tokens);
+        CHECK_INT(decodes, stats.decode_tokens);
+        mixed += prefills > 0 && decodes > 0;
+    }
+    CHECK_INT(engine_live(e), 0);
+    CHECK(mixed > 0);
+    for (uint64_t id = 0; id < SEQS; id++) {
+        CHECK_INT(prefill[id], ARRAY_LEN(prompt) - id);
+        CHECK_INT(decode[id], TOKENS - 1); /* the first comes with the prompt */
+    }
+    /* A row of a sequence that was removed is nobody's. */
+    struct engine_request r = request(7, TOKENS);
+    CHECK_OK(engine_add(e, &r, &why), why);
+    CHECK_OK(engine_step(e, &events, &count, &stats, &why), why);
+    CHECK_INT(stats.shares_count, 0);
+    engine_remove(e, 7);
+    CHECK_OK(engine_step(e, &events, &count, &stats, &why), why);
+    CHECK(stats.prefill_tokens > 0 && stats.shares_count == 0);
+    engine_destroy(&e);
 }
 
 int main(int argc, char **argv)
@@ -658,7 +681,7 @@ int main(int argc, char **argv)
     bad_sampling();
     ahead_same_tokens();
     ahead_steps();
-    failing_calls();
+    shares();
     model_close(&m);
     return check_report();
 }

@@ -1,7 +1,7 @@
 /* The sampler: exact greedy choice, filters and draw against a twin written from the definitions
  * (sorting, masses in integers, Philox from the paper), exact draws where all masses are equal,
- * statistics of many draws, the same tokens from every size of workgroup, and rows that do not see
- * their neighbours.
+ * statistics of many draws, the same tokens from every size of workgroup and every number of them,
+ * and rows that do not see their neighbours.
  * `--time` measures instead. */
 #include <time.h>
 
@@ -32,9 +32,40 @@ static void *take(size_t bytes)
     return p;
 }
 
+/* Workgroups a row, of as many rows as may have several; 0: as many as the device takes by itself.
+ */
+static uint32_t parts;
+
+static void force_parts(struct bed *b, uint32_t want)
+{
+    parts = want;
+    kernels_set_sample_parts(b->kernels, parts);
+}
+
+/* Of the rows; empty where it must not be used. */
+static struct tensor scratch_of(struct bed *b, uint32_t count)
+{
+    size_t bytes = count * (parts != 1 && count <= SAMPLE_SPLIT_ROWS) * SAMPLE_SCRATCH_WORDS * 4;
+    void *zeros = take(bytes);
+    struct tensor t = bed_tensor(b, zeros, bytes);
+    free(zeros);
+    return t;
+}
+
+/* Each row's first word is as it was. */
+static void check_scratch(struct bed *b, const struct tensor *t)
+{
+    uint32_t *words = take(t->bytes);
+    bed_get(b, t, words);
+    for (size_t i = 0; i < t->bytes / 4; i += SAMPLE_SCRATCH_WORDS)
+        CHECK_INT(words[i], 0);
+    free(words);
+}
+
 static void run(struct bed *b, const float *logits, struct row *rows, uint32_t count,
                 uint32_t n_vocab, uint32_t *ret_ids)
 {
+    bool draws = false;
     struct sample_row *params = take(count * sizeof *params);
     uint32_t *banned = take((size_t)count * MAX_BANNED * 4), used = 0;
     for (uint32_t r = 0; r < count; r++) {
@@ -42,22 +73,26 @@ static void run(struct bed *b, const float *logits, struct row *rows, uint32_t c
         memcpy(banned + used, rows[r].banned, rows[r].p.banned_count * 4);
         used += rows[r].p.banned_count;
         params[r] = rows[r].p;
+        draws |= rows[r].p.temperature > 0;
     }
     bed_clear(b);
     struct tensor logits_t = bed_tensor(b, logits, (uint64_t)count * n_vocab * 4);
     struct tensor params_t = bed_tensor(b, params, count * sizeof *params);
     struct tensor banned_t = bed_tensor(b, banned, used * 4), out = bed_tensor(b, NULL, count * 4);
+    struct tensor scratch = scratch_of(b, count);
     struct push_sample p = {.logits = logits_t.address,
                             .params = params_t.address,
                             .banned = banned_t.address,
                             .out = out.address,
+                            .scratch = scratch.address,
                             .rows = count,
                             .n_vocab = n_vocab};
     bed_begin(b);
-    kernel_sample(b->kernels, &p);
+    kernel_sample(b->kernels, &p, draws);
     bed_run(b);
     bed_check(b);
     bed_get(b, &out, ret_ids);
+    check_scratch(b, &scratch);
     free(params);
     free(banned);
 }
@@ -415,40 +450,62 @@ static void test_equal(struct bed *b)
     }
 }
 
-/* The same tokens from workgroups of every size, all filters and none. */
+static void fill_row(struct bed *b, struct row *row, uint32_t r, uint32_t n)
+{
+    *row = plain_row(r % 8 == 7 ? 0 : 0.8f, check_rng_next(&b->rng), r);
+    row->p.top_p = r % 2 ? 1 : r % 3 ? 0.95f : 0.2f;
+    row->p.top_k = r % 5 == 1 ? 50 : r % 5 == 2 ? 2000 : 0;
+    row->p.min_p = r % 7 == 1 ? 0.05f : 0;
+    for (uint32_t i = 0; i < 30 && r % 4 == 1; i++)
+        row->banned[row->p.banned_count++] = (uint32_t)check_rng_below(&b->rng, n);
+}
+
+/* The same tokens from workgroups of every size and any number of them, all filters and none. */
 static void test_sizes(struct bed *b)
 {
-    static const uint32_t sizes[] = {64, 128, 256, 256, 1024};
-    enum { ROWS = 24 };
+    static const struct {
+        uint32_t invocations, ahead, parts;
+    } ways[] = {{64, 1, 1},    {64, 4, 1},  {64, 4, 3},  {128, 4, 1}, {256, 1, 1}, {1024, 4, 1},
+                {1024, 4, 32}, {256, 4, 1}, {256, 4, 2}, {256, 4, 3}, {256, 4, 8}, {256, 4, 32}};
+    enum { ROWS = 24, FEW = 2 }; /* few where so many workgroups take a software device long */
+    /* Rows that have no lines of four, rows that do, a real vocabulary. */
+    static const uint32_t vocabs[] = {4099, 9000, 151936}, counts[] = {ROWS, ROWS, 7};
     unsigned ran = 0, drawn = 0;
-    for (uint32_t n = 4099; n <= 9000; n += 4901) { /* lines of four, and rows that have none */
-        float *x = bed_floats(b, (size_t)ROWS * n, -3, 3);
-        struct row *rows = take(ROWS * sizeof *rows);
-        uint32_t first[ROWS], ids[ROWS];
-        for (uint32_t r = 0; r < ROWS; r++) {
-            rows[r] = plain_row(r % 8 == 7 ? 0 : 0.8f, check_rng_next(&b->rng), r);
-            rows[r].p.top_p = r % 2 ? 1 : r % 3 ? 0.95f : 0.2f;
-            rows[r].p.top_k = r % 5 == 1 ? 50 : r % 5 == 2 ? 2000 : 0;
-            rows[r].p.min_p = r % 7 == 1 ? 0.05f : 0;
-            for (uint32_t i = 0; i < 30 && r % 4 == 1; i++)
-                rows[r].banned[rows[r].p.banned_count++] = (uint32_t)check_rng_below(&b->rng, n);
+    float *x[ARRAY_LEN(vocabs)];
+    static struct row rows[ARRAY_LEN(vocabs)][ROWS];
+    uint32_t first[ARRAY_LEN(vocabs)][ROWS], ids[ROWS];
+    for (size_t v = 0; v < ARRAY_LEN(vocabs); v++) {
+        x[v] = bed_floats(b, (size_t)counts[v] * vocabs[v], -3, 3);
+        for (uint32_t r = 0; r < counts[v]; r++)
+            fill_row(b, &rows[v][r], r, vocabs[v]);
+        run(b, x[v], rows[v], counts[v], vocabs[v], first[v]);
+        for (uint32_t r = 0; r < counts[v]; r++)
+            drawn += first[v][r] != first[v][0];
+    }
+    for (size_t w = 0; w < ARRAY_LEN(ways); w++) {
+        bool same = w > 0 && ways[w].invocations == ways[w - 1].invocations &&
+                    ways[w].ahead == ways[w - 1].ahead;
+        if (!same && !kernels_force_sample(b->kernels, ways[w].invocations, ways[w].ahead)) {
+            CHECK(ways[w].invocations > 256);
+            while (w + 1 < ARRAY_LEN(ways) && ways[w + 1].invocations == ways[w].invocations)
+                w++;
+            continue;
         }
-        run(b, x, rows, ROWS, n, first);
-        for (size_t i = 0; i < ARRAY_LEN(sizes); i++) {
-            if (!kernels_force_sample(b->kernels, sizes[i], i == 3 ? 1 : 4)) {
-                CHECK(sizes[i] > 256);
+        force_parts(b, ways[w].parts);
+        for (size_t v = 0; v < ARRAY_LEN(vocabs); v++) {
+            uint32_t count = parts == SAMPLE_MOST_PARTS ? FEW : counts[v];
+            if (ways[w].invocations * parts > 8192 && vocabs[v] < 10000)
                 continue;
-            }
-            run(b, x, rows, ROWS, n, ids);
-            CHECK(memcmp(ids, first, sizeof ids) == 0);
+            run(b, x[v], rows[v], count, vocabs[v], ids);
+            if (!CHECK(memcmp(ids, first[v], count * sizeof *ids) == 0))
+                fprintf(stderr, "    %u workgroups of %u, %u lines ahead, %u ids\n", parts,
+                        ways[w].invocations, ways[w].ahead, vocabs[v]);
             ran++;
         }
-        for (uint32_t r = 0; r < ROWS; r++)
-            drawn += first[r] != first[0];
-        free(x);
-        free(rows);
     }
-    CHECK(ran >= 8 && drawn > ROWS);
+    for (size_t v = 0; v < ARRAY_LEN(vocabs); v++)
+        free(x[v]);
+    CHECK(ran >= 29 && drawn > ROWS);
 }
 
 /* Other seeds, positions and choices: other draws. */
@@ -512,10 +569,11 @@ static void time_rows(struct bed *b, const char *what, uint32_t count, struct ro
                                 .params = b->tensors[1].address,
                                 .banned = b->tensors[2].address,
                                 .out = b->tensors[3].address,
+                                .scratch = b->tensors[4].address,
                                 .rows = count,
                                 .n_vocab = N};
         bed_begin(b);
-        kernel_sample(b->kernels, &p);
+        kernel_sample(b->kernels, &p, row.p.temperature > 0);
         clock_t begin_cpu = clock();
         uint64_t begin = clock_mono_ns();
         bed_run(b);
@@ -543,7 +601,7 @@ int main(int argc, char **argv)
     }
     struct push_sample none = {.n_vocab = 3};
     bed_begin(&b);
-    kernel_sample(b.kernels, &none);
+    kernel_sample(b.kernels, &none, true);
     bed_run(&b);
     test_philox();
     test_greedy(&b);
@@ -555,11 +613,14 @@ int main(int argc, char **argv)
     test_streams(&b);
     test_large(&b);
     test_sizes(&b);
-    CHECK(kernels_force_sample(b.kernels, 256, 4)); /* as hardware reads, and knows what is good */
-    test_greedy(&b);
-    test_edges(&b);
-    test_draws(&b);
-    test_equal(&b);
-    test_neighbours(&b);
+    for (uint32_t n = 1; n <= 3; n += 2) { /* as hardware reads, and knows what is good */
+        force_parts(&b, n);
+        test_greedy(&b);
+        test_edges(&b);
+        test_equal(&b);
+        test_neighbours(&b);
+        if (n == 1)
+            test_draws(&b);
+    }
     return bed_finish(&b);
 }

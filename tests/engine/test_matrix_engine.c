@@ -28,6 +28,7 @@ enum { LONG = 0, TWIN = 6, SHARED = 64 };
 
 static uint32_t prompts[PROMPTS][ROOM];
 static const struct model *model;
+static const struct tuning *tuning; /* of engines from here on; NULL: the defaults */
 static uint32_t device_index;
 static enum engine_family family;
 
@@ -60,6 +61,7 @@ static struct engine *open_engine(struct engine_options o)
     o.validate = getenv("OCTO_VALIDATE") != NULL;
     o.family = family;
     o.max_ctx = 96;
+    o.tuning = tuning;
     CHECK_OK(engine_create(model, &o, &e, &why), why);
     if (e == NULL)
         exit(check_report());
@@ -180,13 +182,11 @@ static void test_shared_prefix(void)
     close_engine(&e);
 }
 
-/* One step ahead of the host: without logits. */
-static void test_numbers(void)
+/* One step ahead of the host: without logits. Destroys e. */
+static void test_numbers(struct engine *e)
 {
     static const uint32_t numbers[] = {1, 3, 5, 9, MOST};
-    struct engine *e =
-        open_engine((struct engine_options){.max_seqs = MOST, .no_prefix_cache = true});
-    for (size_t i = 0; i < ARRAY_LEN(numbers); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(numbers) && numbers[i] <= engine_info(e)->max_seqs; i++) {
         for (uint32_t k = 0, id = 0; k < numbers[i]; id++) {
             if (lengths[id % PROMPTS] > 16) /* the longest ones take their time */
                 continue;
@@ -198,6 +198,17 @@ static void test_numbers(void)
         check_run("that many sequences");
     }
     close_engine(&e);
+}
+
+/* All tunables at their other ends: other ways to the same tokens. */
+static void test_tuned(void)
+{
+    static const struct tuning ends = {
+        .chain_rows = 0, .norm_rows = 16, .norm_together = 1, .stream_rows = 16, .direct_input = 1};
+    tuning = &ends;
+    test_numbers(open_engine((struct engine_options){
+        .max_seqs = 9, .chunk_tokens = CHUNK, .no_prefix_cache = true})); /* 16 rows a step */
+    tuning = NULL;
 }
 
 /* A file's blocks of several types beside their tiles. */
@@ -268,7 +279,9 @@ int main(int argc, char **argv)
         test_alone();
         test_chunks();
         test_shared_prefix();
-        test_numbers();
+        test_numbers(
+            open_engine((struct engine_options){.max_seqs = MOST, .no_prefix_cache = true}));
+        test_tuned();
     }
     model_close(&m);
     oracle_destroy(&o);

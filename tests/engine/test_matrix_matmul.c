@@ -180,7 +180,8 @@ static struct matrix_weight describe(const struct matmul_case *c, bool tiles)
     return w;
 }
 
-/* Normed rows into p's a, or as what it norms itself. */
+/* Normed rows into p's a, as the first dispatch of a chain that is begun here, or as what it norms
+ * itself. */
 static void norm_case(struct bed *b, struct matrix *m, const struct matmul_case *c,
                       const struct matrix_weight *w, uint32_t first, struct push_matrix_matmul *p)
 {
@@ -202,8 +203,9 @@ static void norm_case(struct bed *b, struct matrix *m, const struct matmul_case 
                                     .stride = c->k,
                                     .eps = eps};
     bed_begin(b);
+    gpu_chain(b->gpu, true);
     matrix_rows(m, &rows);
-    bed_run(b);
+    gpu_barrier(b->gpu);
 }
 
 /* Plain: f32 [count][stride] as the kernel leaves it. Gated: f16 [count][n] of the row tiles. */
@@ -239,7 +241,8 @@ static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case 
         norm_case(b, m, c, &w, first, &p);
     CHECK_OK(matrix_prepare(m, &w, count, &why), why);
     CHECK_OK(matrix_compile(m, &why), why);
-    bed_begin(b);
+    if (c->x == NULL || c->norm_inside)
+        bed_begin(b);
     matrix_matmul(m, &p, &w);
     bed_run(b);
     bed_check(b);
@@ -334,18 +337,29 @@ static void say(const struct matmul_case *c, const char *what, double x)
             c->k, c->gated ? " gated" : "", what, x);
 }
 
-/* variants: a bit each; both sources with each. */
+static uint32_t fitting(const struct matrix *m, uint32_t k)
+{
+    uint32_t all = 0;
+    for (uint32_t v = 0; v < matrix_variants(); v++)
+        all |= (uint32_t)matrix_variant_fits(m, v, k) << v;
+    return all;
+}
+
+/* variants: a bit each; both sources with each that fits, or the first. */
 static void test_matmul(struct bed *b, struct matrix *m, enum tensor_type type, uint32_t rows,
                         uint32_t k, bool gated, uint32_t variants)
 {
     struct matmul_case c;
     make_case(b, m, type, rows, k, gated, &c);
     size_t row = gated ? (size_t)c.n * 2 : (size_t)c.stride * 4;
+    uint32_t fit = fitting(m, k);
+    if ((variants & fit) == 0)
+        variants = fit & -fit; /* the first */
     uint32_t first = below(b, rows), some = 1 + below(b, rows - first);
     char *usual = NULL;
     for (size_t v = 0; v < matrix_variants(); v++)
         for (int tiles = 1; tiles >= 0; tiles--) {
-            if ((variants >> v & 1) == 0)
+            if ((variants >> v & 1) == 0 || !matrix_variant_fits(m, v, k))
                 continue;
             matrix_force(m, (int)v);
             char *got = run_case(b, m, &c, tiles, 0, rows);
@@ -380,36 +394,46 @@ static void test_prepare(struct bed *b, struct matrix *m)
     struct matmul_case c;
     make_case(b, m, TENSOR_F16, 21, 64, false, &c);
     matrix_force(m, -1);
-    for (uint32_t rows = 1; rows <= 21; rows += 4)
-        free(run_case(b, m, &c, true, 0, rows));
+    for (uint32_t stream_rows = 0; stream_rows <= 16; stream_rows += 16) {
+        struct tuning t = tuning_defaults();
+        t.stream_rows = stream_rows;
+        matrix_tune(m, &t);
+        for (uint32_t rows = 1; rows <= 21; rows += 4)
+            free(run_case(b, m, &c, true, 0, rows));
+    }
     free_case(&c);
 }
 
 /* Norms inside have the bits of matrix_rows() before: each of the few rows, and each one alone. */
-static void test_norm(struct bed *b, enum tensor_type type, bool emulated)
+static void test_norm(struct bed *b, enum tensor_type type, bool together, bool emulated)
 {
     static const uint32_t widths[] = {32, 256, 1024, 1056, 1536}; /* one octet a lane, and two */
     struct err_msg why = {""};
+    struct tuning tuning = tuning_defaults();
+    tuning.norm_rows = 16; /* two tiles of rows */
+    tuning.norm_together = together;
     for (size_t i = 0; i < ARRAY_LEN(widths); i++) {
         struct matmul_case c;
         struct matrix *m = NULL;
         CHECK_OK(matrix_create(b->gpu, 64, widths[i], emulated, &m, &why), why);
         if (m == NULL)
             return;
-        make_case(b, m, type, 1 + below(b, 4), widths[i], true, &c);
+        matrix_tune(m, &tuning);
+        make_case(b, m, type, 1 + below(b, tuning.norm_rows), widths[i], true, &c);
         c.x = bed_floats(b, (size_t)c.rows * c.k, -3, 3);
         c.norm = bed_floats(b, c.k, -0.02f, 0.02f);
-        for (int v = 0; v < 2; v++) { /* those of one row tile a workgroup */
-            if (!matrix_variant_fits(m, (size_t)v) || c.k != widths[i]) /* blocks of 256 */
+        for (size_t v = 0; v < matrix_variants(); v++) {
+            if (!matrix_variant_fits(m, v, c.k) || !matrix_variant_norms(m, v) ||
+                c.k != widths[i]) /* blocks of 256 */
                 continue;
-            matrix_force(m, v);
+            matrix_force(m, (int)v);
             for (int tiles = 0; tiles < 2; tiles++) {
                 c.norm_inside = false;
                 char *want = run_case(b, m, &c, tiles, 0, c.rows);
                 c.norm_inside = true;
                 char *got = run_case(b, m, &c, tiles, 0, c.rows);
                 if (!CHECK(memcmp(want, got, (size_t)c.rows * c.n * 2) == 0))
-                    say(&c, "norms inside, variant", v);
+                    say(&c, "norms inside, variant", (double)v);
                 free(got);
                 uint32_t last = c.rows - 1;
                 got = run_case(b, m, &c, tiles, last, 1);
@@ -427,15 +451,12 @@ static void test_type(struct bed *b, struct matrix *m, enum tensor_type type, bo
 {
     static const uint32_t shapes[][2] = {{1, 64},  {8, 2112}, {9, 128}, {23, 1056},
                                          {40, 96}, {70, 160}, {130, 64}};
-    uint32_t count = (uint32_t)matrix_variants(), every = 0;
-    for (uint32_t v = 0; v < count; v++)
-        every |= (uint32_t)matrix_variant_fits(m, v) << v;
+    uint32_t count = (uint32_t)matrix_variants(), every = UINT32_MAX;
     for (size_t i = 0; i < ARRAY_LEN(shapes); i++) {
         /* All variants of one source need a pipeline each: other types take a few. */
         uint32_t some = 1u << (unsigned)type % count | 1u << (unsigned)(type + 4) % count;
         if (!all && i % 3 == 2)
             continue;
-        some = (some & every) != 0 ? some & every : 1;
         test_matmul(b, m, type, shapes[i][0], shapes[i][1], false, all ? every : some);
         test_matmul(b, m, type, shapes[i][0], shapes[i][1], true, all ? every : some);
     }
@@ -444,7 +465,9 @@ static void test_type(struct bed *b, struct matrix *m, enum tensor_type type, bo
 int main(int argc, char **argv)
 {
     struct bed b;
+    struct err_msg why = {""};
     bed_start_types(&b, 16 << 20, 0x3a7a11, 0);
+    CHECK_OK(gpu_chain_create(b.gpu, &why), why);
     for (int emulated = 1; emulated >= !gpu_info(b.gpu)->matrix_f16; emulated--) {
         struct matrix *m = make_matrix(&b, 64, emulated);
         for (int i = 1; i < argc; i++) {
@@ -454,9 +477,9 @@ int main(int argc, char **argv)
             TENSOR_TYPES(X)
 #undef X
             if (strcmp(argv[i], "Q8_0") == 0)
-                test_norm(&b, TENSOR_Q8_0, emulated);
+                test_norm(&b, TENSOR_Q8_0, true, emulated);
             if (strcmp(argv[i], "Q4_K") == 0)
-                test_norm(&b, TENSOR_Q4_K, emulated);
+                test_norm(&b, TENSOR_Q4_K, false, emulated);
         }
         test_prepare(&b, m);
         matrix_destroy(&m);

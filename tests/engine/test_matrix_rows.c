@@ -54,11 +54,7 @@ static void test_rows(struct bed *b, struct matrix *m, const struct rows_case *c
     }
     for (size_t i = 0; i < out.bytes / 2; i++)
         untouched += got[i] == UNTOUCHED;
-    /* Two rows share words: the one behind an odd last row is zeroed, nothing else is written. */
-    uint32_t written = (c->rows + 1) / 2 * 2;
-    CHECK_INT(untouched, out.bytes / 2 - (size_t)written * c->cols);
-    for (uint32_t i = 0; written > c->rows && i < c->cols; i++)
-        CHECK_INT(got[row_place(c->rows, i, groups)], 0);
+    CHECK_INT(untouched, out.bytes / 2 - (size_t)c->rows * c->cols); /* nothing else is written */
     if (!CHECK(worst <= 1))
         fprintf(stderr, "    %u x %u: %g of the bound\n", c->rows, c->cols, worst);
     free(x);
@@ -162,7 +158,7 @@ int main(void)
     static const struct rows_case rows[] = {
         {1, 32, 32, true, false, 3},         {5, 96, 100, true, true, 3},
         {8, 256, 256, true, false, 0.01f},   {17, 128, 128, true, true, 1000},
-        {33, 1056, 1056, true, false, 3},    {3, 64, 70, false, true, 3},
+        {33, 1056, 1056, true, false, 3},    {3, 64, 72, false, true, 3},
         {12, 160, 160, false, false, 0.01f}, {7, 96, 96, false, false, 2e5f},
         {2, 4096, 4096, false, true, 3},     {4, 64, 64, true, false, 1e-4f},
     };

@@ -21,18 +21,34 @@ LAYERS = {
     "worker": {"base", "proto", "model", "engine"},
     "client": {"base", "proto", "model"},
     "bench": {"base", "model", "engine", "shaders"},
+    "bench/broker": {"base", "proto"},
 }
 # Libraries: header pattern -> the only folders that may include it.
 LIBRARIES = {
     r"vulkan/": {"engine"},
     r"zmq": {"proto"},
     r"msgpack": {"proto"},
-    r"uv\.h": {"proto", "broker", "worker", "client"},
+    r"uv\.h": {"proto", "broker", "worker", "client", "bench/broker"},
     r"sqlite3": {"broker"},
+    r"microhttpd": {"proto"},
     r"pcre2": {"model"},
     r"jansson": {"client", "bench"},
     r"xxhash": {"base"},
 }
+# Who may look at the wall clock, which jumps: to stamp what is stored or shown, and for times that
+# users give. Nobody else decides by it.
+WALL_CLOCK = {
+    "base/clock.c", "base/clock.h", "base/log.c",  # the clock itself; stamps of log lines
+    # stamps of batches, lines, results and events; hours and deadlines that users set
+    "broker/server.c", "broker/server_op.c", "broker/server_keep.c", "broker/server_watch.c", "client/schedule.c",
+    "worker/engine_thread.c", "worker/worker_loop.c",  # stamps in results
+    "model/chat.c",  # chat templates may ask for today's date
+    "bench/report.c",  # a report's date
+}
+WALL_CALL = re.compile(r"\b(clock_wall_ms|CLOCK_REALTIME\w*|gettimeofday|ftime|timespec_get|pthread_cond_clockwait)\b"
+                       r"|(?<![\w.>])time\((NULL|0|&)")
+# Pure parts that another folder may have as well: header pattern -> folders.
+SHARED = {r"worker/(governor\w*|pacer|sensors/\w+)\.h$": {"bench"}}
 MAX_COLUMNS = 120
 WARN_LINES = 500
 MAX_LINES = 700
@@ -73,6 +89,10 @@ def check_text(path, text):
     lines = text.split("\n")
     count = len(lines) - 1
     code = path.endswith((".c", ".h", ".comp", ".glsl", ".py"))
+    if code and path.split("/")[0] in LAYERS and path not in WALL_CLOCK:
+        for n, line in enumerate(lines, 1):
+            if WALL_CALL.search(line):
+                problem(path, n, "looks at the wall clock, which jumps (WALL_CLOCK in tests/lint/lint.py)")
     if code and count > MAX_LINES:
         problem(path, count, f"{count} lines; at most {MAX_LINES}: one idea a file")
     elif code and count > WARN_LINES:
@@ -91,7 +111,7 @@ def check_text(path, text):
 
 
 def check_includes(path, text, graph, headers):
-    folder = path.split("/")[0]
+    folder = os.path.dirname(path) if os.path.dirname(path) in LAYERS else path.split("/")[0]
     edges = graph.setdefault(path, [])
     for n, line in enumerate(text.split("\n"), 1):
         match = INCLUDE.match(line)
@@ -104,10 +124,11 @@ def check_includes(path, text, graph, headers):
         if not quoted or name not in headers:
             continue
         edges.append((name, n))
-        target = name.split("/")[0]
+        target = os.path.dirname(name) if os.path.dirname(name) in LAYERS else name.split("/")[0]
         if folder not in LAYERS or target == folder:
             continue
-        if target not in LAYERS[folder]:
+        shared = any(re.match(pattern, name) and folder in to for pattern, to in SHARED.items())
+        if target not in LAYERS[folder] and not shared:
             allowed = ", ".join(sorted(LAYERS[folder])) or "nothing"
             problem(path, n, f'{folder}/ may not include "{name}": only its own headers and those of: {allowed}')
         elif PRIVATE.search(name):

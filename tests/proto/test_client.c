@@ -99,6 +99,18 @@ static void broker_stop(struct broker *b)
     CHECK_INT(uv_loop_close(&b->loop), 0);
 }
 
+struct slow {
+    unsigned calls;
+    bool connected;
+};
+
+static void on_slow(void *user, bool connected)
+{
+    struct slow *s = user;
+    s->calls++;
+    s->connected = connected;
+}
+
 static enum err call(struct proto_client *c, const char *batch, int timeout_ms,
                      uint64_t *ret_uptime, struct err_msg *why)
 {
@@ -117,7 +129,8 @@ static void test_errors(struct proto_client *c)
     } cases[] = {{"error bad_message", ERR_PROTO},   {"error version", ERR_PROTO},
                  {"error not_found", ERR_NOT_FOUND}, {"error conflict", ERR_CONFLICT},
                  {"error full", ERR_FULL},           {"error storage", ERR_IO},
-                 {"error internal", ERR_IO},         {"error news", ERR_PROTO}};
+                 {"error internal", ERR_IO},         {"error news", ERR_PROTO},
+                 {"error quota", ERR_FULL},          {"error too_large", ERR_RANGE}};
     struct err_msg why = {{0}};
     uint64_t uptime;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -144,12 +157,20 @@ int main(void)
     CHECK_ERR(call(c, "x", 150, &uptime, &why), ERR_AGAIN);
     CHECK(clock_mono_ns() - start_ns >= 150 * NS_PER_MS);
     CHECK_HAS(why.text, "no connection to a broker within 150 ms (STATUS)");
+    struct slow slow = {0};
+    proto_client_when_slow(c, 50, on_slow, &slow);
+    CHECK_ERR(call(c, "x", 350, &uptime, &why), ERR_AGAIN);
+    CHECK(slow.calls == 1 && !slow.connected);
+    proto_client_when_slow(c, 0, NULL, NULL);
 
     broker_start(&b, p.endpoint);
     CHECK_OK(call(c, "x", 10000, &uptime, &why), why);
     CHECK_INT(uptime, 5);
+    proto_client_when_slow(c, 50, on_slow, &slow);
     CHECK_ERR(call(c, "mute", 150, &uptime, &why), ERR_AGAIN);
     CHECK_HAS(why.text, "no answer from the broker within 150 ms (STATUS)");
+    CHECK(slow.calls == 2 && slow.connected);
+    proto_client_when_slow(c, 0, NULL, NULL);
     CHECK_OK(call(c, "stale", 10000, &uptime, &why),
              why); /* the answer to the call before is not ours */
     CHECK_INT(uptime, 5);

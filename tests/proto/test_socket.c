@@ -476,9 +476,10 @@ static void test_endpoints(void)
     struct proto_socket_options o = {.router = true, .endpoint = "ipc:///nonexistent/folder/s"};
     CHECK_ERR(proto_socket_open(&loop, &o, &events, &server, &server.socket, &why), ERR_IO);
     CHECK_HAS(why.text, "ipc:///nonexistent/folder/s: cannot bind: No such file or directory");
-    o.curve_secret = "short";
+    struct proto_curve short_key = {.secret_key = "short"};
+    o.curve = &short_key;
     CHECK_ERR(proto_socket_open(&loop, &o, &events, &server, &server.socket, &why), ERR_USAGE);
-    CHECK_HAS(why.text, "CURVE secret key");
+    CHECK_HAS(why.text, "a CURVE key is refused");
     CHECK(server.socket == NULL);
     CHECK_INT(uv_loop_close(&loop), 0);
 }

@@ -4,13 +4,15 @@
 #ifndef OCTO_TESTS_FAKE_ENGINE_H
 #define OCTO_TESTS_FAKE_ENGINE_H
 
+#include <stdatomic.h>
+
 #include "base/buf.h"
 #include "base/size.h"
 #include "check.h"
 #include "proto/codec.h"
 #include "worker/port.h"
 
-enum { FAKE_MAX_SEQS = 16, FAKE_MAX_STOPS = 128 };
+enum { FAKE_MAX_SEQS = 256, FAKE_MAX_STOPS = 128 };
 
 struct fake_sequence {
     bool live;
@@ -33,12 +35,14 @@ struct fake_engine {
     unsigned fail_at_step; /* ERR_DEVICE at this step; 0: never */
     unsigned steps, adds, removes, most_live;
     unsigned misuses; /* calls that no caller may make: the test checks that there are none */
-    bool closed;
+    atomic_bool closed;
     uint32_t refuse_choice; /* ERR_RANGE for this choice; 0: none */
     unsigned choices_added[8];
     struct fake_sequence seqs[FAKE_MAX_SEQS];
     struct engine_logprobs logprobs; /* of every token */
     struct engine_event events[FAKE_MAX_SEQS];
+    struct engine_share shares[FAKE_MAX_SEQS];
+    bool prefills; /* a sequence's first step is its prompt's; else all are decodes */
 };
 
 static inline enum err fake_add(void *impl, const struct engine_request *r, struct err_msg *why)
@@ -96,6 +100,7 @@ static inline enum err fake_step(void *impl, const struct engine_event **ret_eve
 {
     struct fake_engine *f = impl;
     size_t count = 0;
+    uint32_t prefill = 0, decode = 0;
     f->steps++;
     if (f->fail_at_step != 0 && f->steps >= f->fail_at_step)
         return err_set(why, ERR_DEVICE, "fake: vkQueueSubmit: VK_ERROR_DEVICE_LOST");
@@ -111,6 +116,14 @@ static inline enum err fake_step(void *impl, const struct engine_event **ret_eve
                                   .cached_count = s->choice == 0 ? 3 : 9,
                                   .logprobs = s->logprobs ? &f->logprobs : NULL,
                                   .top_count = s->top_logprobs};
+        struct engine_share share = {.id = s->id};
+        if (f->prefills && s->count == 0)
+            share.prefill_tokens = ev.prompt_count;
+        else
+            share.decode_tokens = 1;
+        prefill += share.prefill_tokens;
+        decode += share.decode_tokens;
+        f->shares[count] = share;
         s->count++;
         for (size_t k = 0; k < s->stops_count; k++) {
             if (s->stops[k] == ev.token && s->count > s->min_tokens)
@@ -125,13 +138,20 @@ static inline enum err fake_step(void *impl, const struct engine_event **ret_eve
         return ERR_AGAIN;
     *ret_events = f->events;
     *ret_count = count;
-    *ret_stats = (struct engine_step_stats){.decode_tokens = (uint32_t)count, .gpu_ns = f->step_ns};
+    *ret_stats = (struct engine_step_stats){.prefill_tokens = prefill,
+                                            .decode_tokens = decode,
+                                            .shares = f->shares,
+                                            .shares_count = count,
+                                            .gpu_ns = f->step_ns};
     return ERR_OK;
 }
 
 static inline const struct engine_info *fake_info(void *impl)
 {
-    return &((struct fake_engine *)impl)->info;
+    struct fake_engine *f = impl;
+    if (f->closed) /* it may be gone by then */
+        f->misuses++;
+    return &f->info;
 }
 
 static inline uint64_t fake_kv_tokens_free(void *impl)

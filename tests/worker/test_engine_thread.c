@@ -3,6 +3,7 @@
  * the thread's own wake-ups, never on time. Arguments: octo-tiny model, golden folder (unused). */
 #include <pthread.h>
 
+#include "base/clock.h"
 #include "fake_engine.h"
 #include "worker/engine_thread.h"
 #include "worker/queue.h"
@@ -51,6 +52,8 @@ static struct engine_thread *start(void)
     fake.script_count = 4;
     CHECK_OK(engine_thread_start(fake_open, &fake, &t, &why), why);
     CHECK_INT(engine_thread_info(t)->max_seqs, 4);
+    /* a worker that joins has an empty cache, not a full one */
+    CHECK_INT(engine_thread_stats(t).kv_tokens_free, fake.kv_tokens_free);
     CHECK_ERR(engine_thread_run(t, &kit.context, on_wake, NULL), ERR_OK);
     return t;
 }
@@ -93,6 +96,54 @@ static void test_results(void)
     CHECK(t == NULL && fake.closed && fake.misuses == 0);
 }
 
+/* The meter's joules go to the jobs from when it is set. */
+static void test_energy(void)
+{
+    enum { WATTS = 1000000 };
+    struct sensor_reading reading = {.have_power = true, .power_w = WATTS};
+    struct energy_meter meter = {0};
+    struct engine_thread *t = start();
+    double joules = 0;
+    add(t, 1, false);
+    struct thread_event ev = next_event(t);
+    CHECK(ev.kind == THREAD_RESULT && ev.energy_j == 0);
+    thread_event_free(&ev);
+    reading.read_ns = clock_mono_ns();
+    energy_reading(&meter, &reading);
+    engine_thread_set_meter(t, &meter);
+    for (uint64_t i = 2; i <= JOBS; i++)
+        add(t, i, false);
+    for (unsigned results = 1; results < JOBS; results++) {
+        ev = next_event(t);
+        CHECK(ev.kind == THREAD_RESULT && ev.energy_j > 0);
+        joules += ev.energy_j;
+        thread_event_free(&ev);
+    }
+    double seconds = (double)(clock_mono_ns() - reading.read_ns) / (double)NS_PER_S;
+    CHECK(joules <= WATTS * seconds * 1.000001);
+    CHECK_INT(engine_thread_stop(&t), 0);
+}
+
+/* It rests after each quantum of the device's time. */
+static void test_rests(void)
+{
+    enum { STEPS = 4, DELAY_MS = 5 };
+    struct engine_thread *t = start();
+    fake.step_ns = 50 * NS_PER_MS;
+    engine_thread_set_delay(t, DELAY_MS);
+    uint64_t start_ns = clock_mono_ns();
+    add(t, 1, false);
+    for (uint64_t i = 1; i <= 2; i++) {
+        struct thread_event ev = next_event(t);
+        CHECK(ev.kind == THREAD_RESULT && ev.completion_tokens == STEPS);
+        thread_event_free(&ev);
+        if (i == 1)
+            add(t, 2, false);
+    }
+    CHECK(clock_mono_ns() - start_ns >= (2 * STEPS - 1) * DELAY_MS * NS_PER_MS);
+    CHECK_INT(engine_thread_stop(&t), 0);
+}
+
 static void test_hand_back(void)
 {
     struct engine_thread *t = start();
@@ -123,6 +174,9 @@ static void test_lost(void)
     CHECK_INT(ev.kind, THREAD_LOST);
     CHECK_HAS(ev.reason, "DEVICE_LOST");
     thread_event_free(&ev);
+    while (!fake.closed) /* the engine is gone soon, what it was is still asked for */
+        sched_yield();
+    CHECK_INT(engine_thread_info(t)->max_seqs, fake.info.max_seqs);
     add(t, 2, true); /* nobody is there any more: freed by stop */
     engine_thread_stop(&t);
     CHECK(fake.closed && fake.misuses == 0);
@@ -178,6 +232,8 @@ int main(int argc, char **argv)
     test_queue();
     test_open_fails();
     test_results();
+    test_energy();
+    test_rests();
     test_hand_back();
     test_lost();
     kit_close(&kit);

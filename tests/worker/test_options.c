@@ -24,7 +24,8 @@ int main(void)
 {
     struct worker_options o;
     CHECK_OK(PARSE(&o, NEEDED), why);
-    CHECK(o.target_c == 75 && o.pace_ms == 5 && o.drain_s == 30 && o.max_jobs == 0);
+    CHECK(o.heat.limits.target_c == 75 && o.heat.blind_ms == 5 && o.heat.law == GOVERNOR_PI &&
+          o.drain_s == 30 && o.max_jobs == 0);
     CHECK(!o.validate && !o.die_with_parent && o.name == NULL && o.log_level == LOG_LEVEL_INFO);
     CHECK_STR(o.device, "auto");
     CHECK_STR(o.sensor, "auto");
@@ -33,7 +34,7 @@ int main(void)
              why);
     CHECK_STR(o.device, "3");
     CHECK_STR(o.name, "n");
-    CHECK(o.target_c == 60.5 && o.die_with_parent);
+    CHECK(o.heat.limits.target_c == 60.5 && o.die_with_parent);
     CHECK_ERR(PARSE(&o, "-m", "model.gguf"), ERR_USAGE);
     CHECK_HAS(why.text, "--broker");
     CHECK_ERR(PARSE(&o, "--broker", "ipc:///tmp/b"), ERR_USAGE);
@@ -42,6 +43,16 @@ int main(void)
     CHECK_HAS(why.text, "fast");
     CHECK_ERR(PARSE(&o, NEEDED, "--target-c", "400"), ERR_USAGE);
     CHECK_HAS(why.text, "target-c");
+    CHECK_OK(PARSE(&o, NEEDED, "--governor", "ramp", "--max-watts", "200", "--quiet-hours",
+                   "22:00-07:00=70C/150W", "--duty-max", "0.8"),
+             why);
+    CHECK(o.heat.law == GOVERNOR_RAMP && o.heat.limits.max_watts == 200 && o.heat.hours.count == 1);
+    CHECK_ERR(PARSE(&o, NEEDED, "--quiet-hours", "22:00-07:00"), ERR_USAGE);
+    CHECK_HAS(why.text, "--quiet-hours: \"22:00-07:00\": expected");
+    CHECK_ERR(PARSE(&o, NEEDED, "--quiet-hours", "22:00-07:00=5%"), ERR_USAGE);
+    CHECK_HAS(why.text, "--duty-min 0.1");
+    CHECK_ERR(PARSE(&o, NEEDED, "--duty-min", "0.9", "--duty-max", "0.8"), ERR_USAGE);
+    CHECK_HAS(why.text, "--duty-max 0.8");
     CHECK_ERR(PARSE(&o, NEEDED, "--log-level", "loud"), ERR_USAGE);
     CHECK_ERR(PARSE(&o, NEEDED, "extra"), ERR_USAGE);
     CHECK_HAS(why.text, "extra");

@@ -1,237 +1,6 @@
 /* The session against a scripted broker, in virtual time: what it sends is recorded and looked at.
  */
-#include "base/clock.h"
-#include "check.h"
-#include "worker/session.h"
-
-enum { MAX_SENT = 256, MAX_REFS = 128, MAX_JOBS = 4 };
-
-struct sent {
-    enum msg_type type;
-    uint64_t session, credit_total;
-    size_t count;
-    struct rec_JOB_REF refs[MAX_REFS];
-    bool failed, counts, draining;
-    size_t body_bytes, checkpoint_bytes;
-    uint64_t tokens;
-    double temp_c;
-    char reason[64];
-};
-
-struct bench {
-    struct session *s;
-    uint64_t now_ns;
-    struct sent sent[MAX_SENT];
-    size_t sent_count;
-    bool refuse_sending;
-    uint64_t jobs[MAX_REFS], serials[MAX_REFS];
-    size_t jobs_count;
-    uint64_t cancelled[MAX_REFS];
-    size_t cancelled_count;
-    unsigned drains, errors;
-};
-
-static bool on_send(void *user, const struct msg *m)
-{
-    struct bench *b = user;
-    if (b->refuse_sending || b->sent_count == MAX_SENT)
-        return false;
-    struct sent *out = &b->sent[b->sent_count++];
-    *out = (struct sent){.type = m->type};
-#define REFS(list)                                                                                 \
-    for (size_t i = 0; i < (list).count && i < MAX_REFS; i++)                                      \
-        out->refs[out->count++] = (struct rec_JOB_REF){(list).items[i].job, (list).items[i].epoch};
-    if (m->type == MSG_TYPE_HELLO) {
-        REFS(m->hello.holding)
-    } else if (m->type == MSG_TYPE_PULL) {
-        out->session = m->pull.session;
-        out->credit_total = m->pull.credit_total;
-        out->temp_c = m->pull.temp_c;
-    } else if (m->type == MSG_TYPE_RESULTS) {
-        out->session = m->results.session;
-        REFS(m->results.results)
-        out->failed = m->results.results.items[0].failed;
-        out->body_bytes = m->results.results.items[0].body.len;
-    } else if (m->type == MSG_TYPE_BEAT) {
-        out->session = m->beat.session;
-        out->draining = m->beat.draining;
-        out->temp_c = m->beat.temp_c;
-        REFS(m->beat.running)
-        for (size_t i = 0; i < m->beat.running.count; i++) {
-            out->checkpoint_bytes += m->beat.running.items[i].checkpoint.len;
-            out->tokens += m->beat.running.items[i].completion_tokens;
-        }
-    } else if (m->type == MSG_TYPE_NACK) {
-        out->session = m->nack.session;
-        REFS(m->nack.jobs)
-        out->counts = m->nack.jobs.items[0].counts;
-        out->checkpoint_bytes = m->nack.jobs.items[0].checkpoint.len;
-        snprintf(out->reason, sizeof out->reason, "%.*s", STR_ARG(m->nack.jobs.items[0].reason));
-    } else if (m->type == MSG_TYPE_BYE) {
-        out->session = m->bye.session;
-    }
-#undef REFS
-    return true;
-}
-
-static void on_job(void *user, uint64_t serial, const struct rec_GRANT_JOB *grant)
-{
-    struct bench *b = user;
-    b->jobs[b->jobs_count] = grant->job;
-    b->serials[b->jobs_count++] = serial;
-}
-
-static void on_cancel(void *user, uint64_t serial)
-{
-    struct bench *b = user;
-    b->cancelled[b->cancelled_count++] = serial;
-}
-
-static void on_drain(void *user)
-{
-    ((struct bench *)user)->drains++;
-}
-
-static void on_error(void *user, struct str code, struct str text)
-{
-    (void)code;
-    (void)text;
-    ((struct bench *)user)->errors++;
-}
-
-static struct bench *bench_open(void)
-{
-    struct bench *b = calloc(1, sizeof *b);
-    struct session_config c = {.worker = "w",
-                               .host = "h",
-                               .build = "b",
-                               .device = "d",
-                               .driver = "r",
-                               .numeric_class = "n",
-                               .model = {STR_LIT("m"), STR_LIT("hash"), STR_LIT("F16"), 2048},
-                               .max_jobs = MAX_JOBS,
-                               .kv_tokens = 65536};
-    struct session_events e = {b, on_send, on_job, on_cancel, on_drain, on_error};
-    CHECK_ERR(session_create(&c, &e, &b->s), ERR_OK);
-    b->now_ns = 1000 * NS_PER_S;
-    return b;
-}
-
-static void bench_close(struct bench *b)
-{
-    session_destroy(&b->s);
-    free(b);
-}
-
-/* Ticks every 50 ms; forgets what was sent before. */
-static void run(struct bench *b, uint64_t ms)
-{
-    b->sent_count = 0;
-    session_tick(b->s, b->now_ns);
-    for (uint64_t t = 0; t < ms; t += 50) {
-        b->now_ns += 50 * NS_PER_MS;
-        session_tick(b->s, b->now_ns);
-    }
-}
-
-static size_t count_sent(const struct bench *b, enum msg_type type)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < b->sent_count; i++)
-        n += b->sent[i].type == type;
-    return n;
-}
-
-static const struct sent *last_sent(const struct bench *b, enum msg_type type)
-{
-    static const struct sent none;
-    for (size_t i = b->sent_count; i-- > 0;) {
-        if (b->sent[i].type == type)
-            return &b->sent[i];
-    }
-    fprintf(stderr, "    nothing of type %d was sent\n", (int)type);
-    return &none;
-}
-
-static void welcome(struct bench *b, uint64_t session, const struct rec_JOB_REF *lost, size_t count)
-{
-    struct rec_JOB_REF copy[8];
-    memcpy(copy, lost == NULL ? copy : lost, count * sizeof *copy);
-    struct msg m = {.type = MSG_TYPE_WELCOME};
-    m.welcome = (struct msg_welcome){
-        .broker = STR_LIT("L"), .session = session, .heartbeat_ms = 1000, .lease_ms = 30000};
-    m.welcome.lost.items = copy;
-    m.welcome.lost.count = count;
-    session_receive(b->s, &m, b->now_ns);
-}
-
-static void grant(struct bench *b, uint64_t session, uint64_t first_job, size_t count,
-                  uint64_t epoch)
-{
-    struct rec_GRANT_JOB jobs[64] = {0};
-    for (size_t i = 0; i < count; i++)
-        jobs[i] = (struct rec_GRANT_JOB){.job = first_job + i, .epoch = epoch, .attempt = 1};
-    struct msg m = {.type = MSG_TYPE_GRANT};
-    m.grant.session = session;
-    m.grant.jobs.items = jobs;
-    m.grant.jobs.count = count;
-    session_receive(b->s, &m, b->now_ns);
-}
-
-static void ack(struct bench *b, uint64_t job, uint64_t epoch)
-{
-    struct rec_ACK a = {.job = job, .epoch = epoch};
-    struct msg m = {.type = MSG_TYPE_ACKS};
-    m.acks.acks.items = &a;
-    m.acks.acks.count = 1;
-    session_receive(b->s, &m, b->now_ns);
-}
-
-static void beat_ok(struct bench *b, uint64_t session, bool drain, const struct rec_JOB_REF *cancel)
-{
-    struct rec_JOB_REF ref;
-    struct msg m = {.type = MSG_TYPE_BEAT_OK};
-    m.beat_ok.session = session;
-    m.beat_ok.drain = drain;
-    if (cancel != NULL) {
-        ref = *cancel;
-        m.beat_ok.cancel.items = &ref;
-        m.beat_ok.cancel.count = 1;
-    }
-    session_receive(b->s, &m, b->now_ns);
-}
-
-static void simple(struct bench *b, enum msg_type type, uint64_t session)
-{
-    struct msg m = {.type = type};
-    if (type == MSG_TYPE_BYE_OK)
-        m.bye_ok.session = session;
-    session_receive(b->s, &m, b->now_ns);
-}
-
-static void result(struct bench *b, uint64_t serial)
-{
-    struct buf body = {0};
-    CHECK_ERR(buf_append_str(&body, "result"), ERR_OK);
-    session_result(b->s, serial, false, &body, 10, 5);
-    buf_free(&body);
-}
-
-/* Joined as session 1, with `jobs` leases 100.. under epoch 1. */
-static struct bench *joined(size_t jobs)
-{
-    struct bench *b = bench_open();
-    run(b, 0);
-    CHECK_INT(count_sent(b, MSG_TYPE_HELLO), 1);
-    welcome(b, 1, NULL, 0);
-    run(b, 0);
-    CHECK_INT(last_sent(b, MSG_TYPE_PULL)->credit_total, 5); /* 4 jobs and a quarter more */
-    if (jobs > 0)
-        grant(b, 1, 100, jobs, 1);
-    CHECK_INT(b->jobs_count, jobs);
-    CHECK_INT(session_running(b->s), jobs);
-    return b;
-}
+#include "tests/worker/session_kit.h"
 
 static void test_hello(void)
 {
@@ -241,7 +10,9 @@ static void test_hello(void)
     CHECK_INT(count_sent(b, MSG_TYPE_HELLO), 6);
     CHECK_INT(b->sent_count, 6);
     CHECK_INT(session_state(b->s), SESSION_CONNECTING);
+    CHECK_INT(session_unanswered(b->s), 6);
     welcome(b, 7, NULL, 0);
+    CHECK_INT(session_unanswered(b->s), 0);
     CHECK_INT(session_state(b->s), SESSION_READY);
     run(b, 900);
     CHECK_INT(count_sent(b, MSG_TYPE_HELLO), 0);
@@ -270,6 +41,25 @@ static void test_credit(void)
     CHECK_INT(session_held(b->s), 4 * 5 + 64);
     CHECK_INT(count_sent(b, MSG_TYPE_NACK), 1);
     CHECK_STR(last_sent(b, MSG_TYPE_NACK)->reason, "no room");
+    bench_close(b);
+}
+
+/* While 64 MiB of results wait for the broker's word, the worker asks for no more jobs. */
+static void test_kept_bytes(void)
+{
+    struct bench *b = joined(5);
+    for (int i = 0; i < 4; i++)
+        large_result(b, b->serials[i], 16 << 20);
+    result(b, b->serials[4]);
+    run(b, 900);
+    CHECK_INT(count_sent(b, MSG_TYPE_RESULTS), 1); /* one of that size at a time */
+    CHECK_INT(count_sent(b, MSG_TYPE_PULL), 0);
+    ack(b, 104, 1);
+    run(b, 0);
+    CHECK_INT(count_sent(b, MSG_TYPE_PULL), 0);
+    ack(b, 101, 1);
+    run(b, 0);
+    CHECK_INT(last_sent(b, MSG_TYPE_PULL)->credit_total, 10);
     bench_close(b);
 }
 
@@ -317,6 +107,7 @@ static void test_lost_ack(void)
     run(b, 0);
     CHECK_INT(count_sent(b, MSG_TYPE_RESULTS), 1);
     CHECK_INT(last_sent(b, MSG_TYPE_RESULTS)->body_bytes, 6);
+    CHECK(last_sent(b, MSG_TYPE_RESULTS)->energy_j == 2.5);
     for (int i = 0; i < 5; i++) {
         beat_ok(b, 1, false, NULL);
         run(b, 900);
@@ -332,6 +123,36 @@ static void test_lost_ack(void)
     CHECK_INT(session_finished(b->s), 1);
     ack(b, 100, 1);
     CHECK_INT(session_finished(b->s), 1);
+    bench_close(b);
+}
+
+/* Nothing of one ledger is carried to a broker with another: running, finished or handed back. */
+static void test_another_ledger(void)
+{
+    struct bench *b = joined(3);
+    run(b, 0);
+    result(b, b->serials[0]);
+    b->refuse_sending = true;
+    session_nack(b->s, b->serials[1], false, "test", NULL);
+    run(b, 0);
+    b->refuse_sending = false;
+    run(b, 2000);
+    simple(b, MSG_TYPE_RECONNECT, 0);
+    run(b, 0);
+    CHECK_INT(last_sent(b, MSG_TYPE_HELLO)->count, 3); /* the NACK's too */
+    b->ledger = "M";
+    b->cancelled_count = 0;
+    b->sent_count = 0;
+    welcome(b, 1, NULL, 0);
+    run(b, 0);
+    CHECK_INT(session_held(b->s), 0);
+    CHECK(b->cancelled_count == 1 && b->cancelled[0] == b->serials[2]);
+    CHECK_INT(count_sent(b, MSG_TYPE_RESULTS) + count_sent(b, MSG_TYPE_NACK), 0);
+    grant(b, 1, 100, 1, 1); /* the same numbers, another job */
+    CHECK_INT(b->jobs_count, 4);
+    result(b, b->serials[3]);
+    run(b, 0);
+    CHECK_INT(count_sent(b, MSG_TYPE_RESULTS), 1);
     bench_close(b);
 }
 
@@ -462,6 +283,12 @@ static void test_drain(void)
     CHECK(last_sent(b, MSG_TYPE_NACK)->counts);
     CHECK_INT(session_state(b->s), SESSION_READY); /* one result is not acknowledged */
     ack(b, 101, 1);
+    run(b, 0);
+    CHECK_INT(session_state(b->s), SESSION_READY); /* the NACKs may not have arrived */
+    beat_ok(b, 1, true, NULL);
+    run(b, 50);
+    CHECK_INT(count_sent(b, MSG_TYPE_BEAT), 1);
+    beat_ok(b, 1, true, NULL);
     run(b, 1000);
     CHECK_INT(session_state(b->s), SESSION_LEAVING);
     CHECK_INT(count_sent(b, MSG_TYPE_BYE), 2); /* the first answer was lost */
@@ -492,9 +319,11 @@ static void test_full_socket(void)
     b->refuse_sending = false;
     run(b, 5000);
     CHECK_INT(count_sent(b, MSG_TYPE_NACK), 1);
-    CHECK_INT(count_sent(b, MSG_TYPE_RESULTS), 0); /* silence: a new HELLO came first */
+    CHECK_INT(count_sent(b, MSG_TYPE_RESULTS), 1);
+    CHECK_INT(session_state(b->s), SESSION_CONNECTING); /* silence: nobody said that they came */
     welcome(b, 2, NULL, 0);
     run(b, 0);
+    CHECK_INT(count_sent(b, MSG_TYPE_NACK), 1);
     CHECK_INT(count_sent(b, MSG_TYPE_RESULTS), 1);
     bench_close(b);
 }
@@ -537,18 +366,98 @@ static void test_random(void)
     bench_close(b);
 }
 
+/* BEAT_OK tells it to load another model: it takes nothing more, and says HELLO anew with it. */
+static void test_change(void)
+{
+    static struct rec_MODEL models[2];
+    models[0] = (struct rec_MODEL){.name = STR_LIT("other"), .hash = STR_LIT("other-hash")};
+    models[1] = (struct rec_MODEL){.name = STR_LIT("m"), .hash = STR_LIT("hash")};
+    struct bench *b = joined(2);
+    struct msg m = {.type = MSG_TYPE_BEAT_OK};
+    m.beat_ok.session = 1;
+    m.beat_ok.load = STR_LIT("other");
+    session_receive(b->s, &m, b->now_ns);
+    CHECK(b->load);
+    session_pause(b->s, true);
+    CHECK(!session_is_idle(b->s));
+    result(b, b->serials[0]);
+    run(b, 1000);
+    CHECK_INT(count_sent(b, MSG_TYPE_PULL), 0); /* although there is room */
+    ack(b, 100, 1);
+    /* What was on its way is handed back, at no cost. */
+    grant(b, 1, 200, 1, 7);
+    CHECK_INT(b->jobs_count, 2);
+    run(b, 0);
+    CHECK_INT(last_sent(b, MSG_TYPE_NACK)->count, 1);
+    CHECK(!last_sent(b, MSG_TYPE_NACK)->counts);
+    CHECK_STR(last_sent(b, MSG_TYPE_NACK)->reason, "loading a model");
+    result(b, b->serials[1]);
+    ack(b, 101, 1);
+    CHECK(!session_is_idle(b->s)); /* the hand-back may be lost */
+    beat_ok(b, 1, false, NULL);
+    run(b, 50);
+    beat_ok(b, 1, false, NULL);
+    CHECK(session_is_idle(b->s));
+    /* While it loads it beats, for as long as it takes, and asks for nothing. */
+    for (int i = 0; i < 20; i++) {
+        run(b, 1000);
+        CHECK_INT(count_sent(b, MSG_TYPE_BEAT), 1);
+        CHECK_INT(count_sent(b, MSG_TYPE_PULL), 0);
+        beat_ok(b, 1, false, NULL);
+    }
+    struct session_config c = bench_config();
+    c.models = models;
+    c.models_count = 2;
+    c.max_jobs = 8;
+    session_pause(b->s, false);
+    CHECK_ERR(session_change(b->s, &c, b->now_ns), ERR_OK);
+    run(b, 0);
+    CHECK_INT(count_sent(b, MSG_TYPE_HELLO), 1);
+    CHECK_INT(last_sent(b, MSG_TYPE_HELLO)->count, 0);
+    CHECK_STR(last_sent(b, MSG_TYPE_HELLO)->reason, "other"); /* what is loaded */
+    CHECK_INT(last_sent(b, MSG_TYPE_HELLO)->credit_total, 2); /* models */
+    welcome(b, 2, NULL, 0);
+    run(b, 0);
+    CHECK_INT(last_sent(b, MSG_TYPE_PULL)->credit_total, 10);
+    CHECK_INT(session_finished(b->s), 2);
+    /* Another list, while the answer to a HELLO with the old one is on its way. */
+    CHECK_ERR(session_change(b->s, &c, b->now_ns), ERR_OK);
+    run(b, 0);
+    c.models_count = 1;
+    CHECK_ERR(session_change(b->s, &c, b->now_ns), ERR_OK);
+    welcome(b, 3, NULL, 0);
+    run(b, 0);
+    CHECK_INT(count_sent(b, MSG_TYPE_HELLO), 1);
+    CHECK_INT(last_sent(b, MSG_TYPE_HELLO)->credit_total, 1);
+    welcome(b, 2, NULL, 0);
+    run(b, 0);
+    CHECK_INT(count_sent(b, MSG_TYPE_HELLO), 0);
+    /* And while jobs run: they go on. */
+    grant(b, 2, 300, 10, 9);
+    c.models_count = 1;
+    CHECK_ERR(session_change(b->s, &c, b->now_ns), ERR_OK);
+    run(b, 0);
+    CHECK_INT(last_sent(b, MSG_TYPE_HELLO)->count, 10);
+    welcome(b, 3, NULL, 0);
+    CHECK_INT(session_running(b->s), 10);
+    bench_close(b);
+}
+
 int main(void)
 {
     test_hello();
     test_credit();
+    test_kept_bytes();
     test_kv_credit();
     test_duplicate_grant();
     test_lost_ack();
+    test_another_ledger();
     test_reconnect();
     test_silence();
     test_beat();
     test_cancel();
     test_drain();
+    test_change();
     test_full_socket();
     test_random();
     return check_report();

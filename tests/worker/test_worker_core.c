@@ -13,11 +13,12 @@ static const char story[] =
 struct outcome {
     bool result, nack, counts;
     uint64_t prompt_tokens, completion_tokens;
+    double energy_j;
     struct buf body; /* the result, or the NACK's checkpoint */
     char reason[200];
 };
 
-enum { MAX_OUTCOMES = 64 };
+enum { MAX_OUTCOMES = 257 };
 
 static struct kit kit;
 static struct tokens script; /* the story, then <|im_end|> */
@@ -26,6 +27,8 @@ static struct engine_port port;
 static struct core *core;
 static struct outcome outcomes[MAX_OUTCOMES]; /* by serial */
 static uint64_t now_ns;
+static bool energy_known;
+static double idle_j; /* used while nothing ran; a step takes a joule */
 
 static uint64_t wall_ms(void *user)
 {
@@ -34,11 +37,12 @@ static uint64_t wall_ms(void *user)
 }
 
 static void on_result(void *user, uint64_t serial, struct buf *body, uint64_t prompt_tokens,
-                      uint64_t completion_tokens)
+                      uint64_t completion_tokens, double energy_j)
 {
     (void)user;
     struct outcome *o = &outcomes[serial];
     CHECK(!o->result && !o->nack); /* a job ends once */
+    o->energy_j = energy_j;
     o->result = true;
     o->prompt_tokens = prompt_tokens;
     o->completion_tokens = completion_tokens;
@@ -59,9 +63,16 @@ static void on_nack(void *user, uint64_t serial, bool counts, const char *reason
     *checkpoint = (struct buf){0};
 }
 
+static bool energy(void *user, double *ret_joules)
+{
+    (void)user;
+    *ret_joules = idle_j + fake.steps;
+    return energy_known;
+}
+
 static void open_core(uint32_t max_seqs)
 {
-    struct core_events events = {NULL, wall_ms, on_result, on_nack};
+    struct core_events events = {NULL, wall_ms, on_result, on_nack, energy};
     fake_init(&fake, max_seqs);
     fake.script = script.ids;
     fake.script_count = script.count;
@@ -92,9 +103,9 @@ static void add(uint64_t serial, const struct rec_REQUEST *q, struct str checkpo
 static enum err step(void)
 {
     struct err_msg why;
-    struct core_step ran;
+    uint64_t gpu_ns;
     now_ns += NS_PER_MS;
-    return core_step(core, now_ns, &ran, &why);
+    return core_step(core, now_ns, &gpu_ns, &why);
 }
 
 static void run_out(void)
@@ -311,8 +322,8 @@ static void test_device_lost(void)
     for (int i = 0; i < 3; i++)
         CHECK_ERR(step(), ERR_OK);
     struct err_msg why;
-    struct core_step ran;
-    CHECK_ERR(core_step(core, now_ns, &ran, &why), ERR_DEVICE);
+    uint64_t gpu_ns;
+    CHECK_ERR(core_step(core, now_ns, &gpu_ns, &why), ERR_DEVICE);
     core_hand_back(core, true, true, why.text);
     CHECK(outcomes[1].nack && outcomes[1].counts && outcomes[2].nack && outcomes[2].counts);
     CHECK(outcomes[3].nack && !outcomes[3].counts); /* had not begun */
@@ -352,6 +363,66 @@ static void test_progress(void)
     CHECK_INT(core_progress(core, now_ns, p, 4), 1);
     CHECK(p[0].checkpoint.len > 0);
     buf_free(&p[0].checkpoint);
+    close_core();
+}
+
+/* 256 jobs of 30,000 tokens each: how much goes with a heartbeat, that each has its turn, and that
+ * it is not sent again and again. */
+static void test_large_checkpoints(void)
+{
+    enum {
+        JOBS = 256,
+        FIRST = 26600,
+        TOKENS = 30000,
+        BEATS = 8,
+        MOST_BYTES = (4 << 20) + (100 << 10)
+    };
+    static struct core_progress p[JOBS];
+    static unsigned had[JOBS + 1];
+    static const uint32_t token = 4000;
+    static uint64_t ids[FIRST];
+    struct buf checkpoint = {0};
+    struct err_msg why;
+    open_core(JOBS);
+    fake.script = &token;
+    fake.script_count = 1;
+    kit.context.max_ctx = fake.info.max_ctx = 1 << 20;
+    struct rec_REQUEST q = kit_request("Tell me");
+    q.ignore_eos = true;
+    q.max_tokens = 1 << 16;
+    for (size_t i = 0; i < FIRST; i++)
+        ids[i] = token;
+    struct rec_CHECKPOINT taken = {.numeric_class = str_of(kit.context.numeric_class),
+                                   .model_hash = str_of(kit.context.model_hash),
+                                   .completion_ids = {ids, FIRST}};
+    CHECK_OK(proto_encode_checkpoint(&taken, &checkpoint, &why), why);
+    for (uint64_t serial = 1; serial <= JOBS; serial++)
+        add(serial, &q, (struct str){checkpoint.data, checkpoint.len});
+    buf_free(&checkpoint);
+    for (int i = FIRST; i < TOKENS; i++)
+        CHECK_ERR(step(), ERR_OK);
+    now_ns += 20 * NS_PER_S;
+    size_t all = 0, largest = 0;
+    for (int beat = 0; beat < 3 * BEATS; beat++) {
+        size_t bytes = 0;
+        now_ns += 5 * NS_PER_S;
+        CHECK_ERR(step(), ERR_OK);
+        CHECK_INT(core_progress(core, now_ns, p, JOBS), JOBS);
+        for (size_t i = 0; i < JOBS; i++) {
+            had[p[i].serial] += p[i].checkpoint.len > 0;
+            bytes += p[i].checkpoint.len;
+            buf_free(&p[i].checkpoint);
+        }
+        CHECK(bytes <= MOST_BYTES);
+        CHECK(beat < BEATS || bytes == 0);
+        largest = max_u64(largest, bytes);
+        all += bytes;
+    }
+    for (size_t serial = 1; serial <= JOBS; serial++)
+        CHECK_INT(had[serial], 1);
+    printf("%d jobs of %d tokens: %zu KiB of checkpoints in all, at most %zu KiB a heartbeat\n",
+           JOBS, TOKENS, all >> 10, largest >> 10);
+    kit.context.max_ctx = 2048;
     close_core();
 }
 
@@ -474,6 +545,99 @@ static void test_logprobs(void)
     close_core();
 }
 
+/* ---- energy ---- */
+
+static void check_energy(uint64_t serial, double want_j)
+{
+    CHECK(outcomes[serial].result);
+    CHECK(fabs(outcomes[serial].energy_j - want_j) < 1e-9);
+    CHECK(kit_output(&kit, &outcomes[serial].body).energy_j == outcomes[serial].energy_j);
+}
+
+static void open_metered(uint32_t max_seqs)
+{
+    open_core(max_seqs);
+    energy_known = true;
+    idle_j = 500;
+}
+
+static void close_metered(void)
+{
+    energy_known = false;
+    close_core();
+}
+
+/* Alone it is all; side by side each step is shared; what the device uses while idle is nobody's.
+ */
+static void test_energy(void)
+{
+    struct rec_REQUEST q = kit_request("Tell me");
+    open_metered(2);
+    q.max_tokens = 4;
+    add(1, &q, (struct str){0});
+    q.max_tokens = 10;
+    add(2, &q, (struct str){0});
+    run_out();
+    check_energy(1, 4 * 0.5);
+    check_energy(2, 4 * 0.5 + 6);
+    idle_j += 10000;
+    add(3, &q, (struct str){0});
+    run_out();
+    check_energy(3, 10);
+    CHECK(fabs(core_stats(core).shared_j - 20) < 1e-9);
+    CHECK_INT(core_stats(core).shared_tokens, 4 + 10 + 10);
+    /* All choices of a job are the job's. */
+    q.n = 5;
+    add(4, &q, (struct str){0});
+    unsigned before = fake.steps;
+    run_out();
+    check_energy(4, fake.steps - before);
+    close_metered();
+}
+
+/* A prompt weighs what it takes of the device's time: here as long as one decode. Before both
+ * speeds are known, a token is a token. */
+static void test_energy_of_prompts(void)
+{
+    struct rec_REQUEST q = kit_request("Tell me a story of two cats");
+    open_metered(2);
+    fake.prefills = true;
+    q.max_tokens = 8;
+    add(1, &q, (struct str){0});
+    for (int i = 0; i < 3; i++)
+        CHECK_ERR(step(), ERR_OK);
+    add(2, &q, (struct str){0});
+    CHECK_ERR(step(), ERR_OK);
+    run_out();
+    CHECK(outcomes[1].prompt_tokens > 2);
+    check_energy(1, 3 + 5 * 0.5);
+    check_energy(2, 5 * 0.5 + 3);
+    close_metered();
+}
+
+/* Part of it unknown: all of it is. */
+static void test_energy_unknown(void)
+{
+    struct rec_REQUEST q = kit_request("Tell me");
+    q.max_tokens = 6;
+    for (int blind = 0; blind <= 7; blind++) { /* the call at which the sensor is away */
+        open_metered(2);
+        energy_known = blind != 0;
+        add(1, &q, (struct str){0});
+        for (int i = 1; i <= 6; i++) {
+            if (i == blind)
+                energy_known = false;
+            CHECK_ERR(step(), ERR_OK);
+            energy_known = true;
+        }
+        check_energy(1, blind < 7 ? 0 : 6);
+        add(2, &q, (struct str){0});
+        run_out();
+        check_energy(2, 6);
+        close_metered();
+    }
+}
+
 int main(int argc, char **argv)
 {
     struct err_msg why = {{0}};
@@ -492,9 +656,13 @@ int main(int argc, char **argv)
     test_hand_back();
     test_device_lost();
     test_progress();
+    test_large_checkpoints();
     test_choices();
     test_choices_end();
     test_logprobs();
+    test_energy();
+    test_energy_of_prompts();
+    test_energy_unknown();
     tokens_free(&script);
     kit_close(&kit);
     return check_report();

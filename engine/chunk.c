@@ -1,0 +1,36 @@
+/* See chunk.h. */
+#include "engine/chunk.h"
+
+#include "base/size.h"
+
+uint32_t chunk_after(uint32_t chunk, uint32_t most, uint32_t prefill, uint32_t decode, uint64_t ns,
+                     uint64_t target_ns)
+{
+    uint32_t least = (uint32_t)min_u64(CHUNK_LEAST, most);
+    if (prefill == 0 || ns == 0)
+        return chunk; /* nothing that a chunk could change */
+    double rows = ((double)prefill + decode) * (double)target_ns / (double)ns - decode;
+    if (ns <= target_ns) {
+        if (prefill < chunk / 2)
+            return chunk;
+        rows = rows < 4.0 * chunk ? rows : 4.0 * chunk;
+        rows = rows > chunk ? rows : chunk;
+    } else if (rows > prefill) {
+        rows = prefill;
+    }
+    return rows < least ? least : rows > most ? most : (uint32_t)rows;
+}
+
+uint32_t decodes_after(uint32_t decodes, uint32_t most, uint32_t prefill, uint32_t decode,
+                       uint64_t ns, uint64_t target_ns)
+{
+    uint32_t least = (uint32_t)min_u64(DECODES_LEAST, most);
+    if (decode == 0 || prefill > CHUNK_LEAST)
+        return decodes; /* fewer prompt rows come first */
+    if (ns > 2 * target_ns) {
+        double rows = (double)decode * 2 * (double)target_ns / (double)ns;
+        return rows < least ? least : (uint32_t)rows;
+    }
+    return ns < target_ns && decode >= decodes ? (uint32_t)min_u64(most, 2 * (uint64_t)decodes)
+                                               : decodes;
+}

@@ -1,0 +1,37 @@
+/* Tunables: where the engine goes over from one way to another. Every way gives the same
+ * bits, so they are no part of the numeric class. The defaults are what was fastest when it was
+ * measured (bench/NOTES.md); `octoflow-bench --set` compares others without a build for each. */
+#ifndef OCTO_ENGINE_TUNING_H
+#define OCTO_ENGINE_TUNING_H
+
+#include <stdint.h>
+
+#include "base/err.h"
+
+/* X(name, default, most, what it is) */
+#define TUNABLES(X)                                                                                \
+    X(chain_rows, 96, 1024, "steps of up to so many rows are chains of dispatches")                \
+    X(norm_rows, 4, 16, "matmuls norm up to so many rows themselves")                              \
+    X(norm_together, 0, 1, "1: such a norm takes eight rows at once, not row by row")              \
+    X(stream_rows, 8, 16, "matmuls of up to so many rows, rounded up to 8, stream their weights")  \
+    X(direct_input, 0, 1, "1: the host writes a step's input into the device's memory, no copy")   \
+    X(sample_parts, 1, 32, "workgroups that draw a row's token, of few rows; 0: as many as fill")
+
+struct tuning {
+#define X(name, usual, most, help) uint32_t name;
+    TUNABLES(X)
+#undef X
+};
+
+/* The tunables with their defaults, for --help. */
+#define TUNING_TEXT(x) #x
+#define TUNING_LINE(name, usual, most, help)                                                       \
+    " " #name "=" TUNING_TEXT(usual) " (" help "; at most " #most ")"
+#define TUNING_HELP TUNABLES(TUNING_LINE)
+
+struct tuning tuning_defaults(void);
+/* "norm_rows=8,chain_rows=96": those named, the others stay. ERR_USAGE: an unknown name, no number,
+ * or one that is too large; *t is as it was. */
+enum err tuning_parse(const char *list, struct tuning *t, struct err_msg *why) MUST_CHECK;
+
+#endif
