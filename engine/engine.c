@@ -77,16 +77,18 @@ static enum err create_matrix(struct engine *e, struct err_msg *why)
 
 static enum err make_matrices(struct engine *e, struct err_msg *why)
 {
-    uint64_t largest, bytes = weights_tiles_bytes(e->model, &largest);
-    bool tiles = memory_fits_tiles(e, bytes, largest, gpu_memory_free(e->gpu));
+    static const bool none[MATRIX_FORMS] = {false};
+    bool forms[MATRIX_FORMS];
+    memory_choose_forms(e, gpu_memory_free(e->gpu), forms);
     struct err_msg other = {""};
     enum err r =
-        weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, tiles, e->max_rows, &other);
-    if (r == ERR_NOMEM && tiles) { /* other programs took it since */
+        weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, forms, &e->tuning,
+                              e->max_rows, &other);
+    if (r == ERR_NOMEM && forms[MATRIX_TILES]) { /* other programs took it since */
         log_warn("without tiles of the weights, and slower: %s", other.text);
         weights_free_tiles(&e->weights, e->gpu, e->model->n_layer);
-        r = weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, false, e->max_rows,
-                                  &other);
+        r = weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, none, &e->tuning,
+                                  e->max_rows, &other);
     }
     if (r != ERR_OK)
         return err_set(why, r, "%s", other.text);
@@ -100,10 +102,16 @@ static enum err create_buffers(struct engine *e, struct err_msg *why)
     struct engine_buffer table[ENGINE_BUFFERS];
     size_t count = memory_buffers(e, table);
     for (size_t i = 0; i < count; i++) {
-        if (table[i].bytes == 0)
+        if (table[i].bytes == 0 || table[i].buffer->address != 0)
             continue;
         enum err r = gpu_buffer_create(e->gpu, table[i].kind, table[i].bytes, table[i].what,
                                        table[i].buffer, why);
+        if (r == ERR_NOMEM && table[i].kind == GPU_SHARED) { /* its window may be small */
+            e->tuning.direct_input = 0;
+            for (size_t k = 0; k < ARRAY_LEN(e->step_direct); k++)
+                gpu_buffer_destroy(e->gpu, &e->step_direct[k]);
+            return create_buffers(e, why);
+        }
         if (r != ERR_OK)
             return r;
     }
@@ -200,6 +208,8 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r != ERR_OK)
         goto fail;
     e->info.device = *gpu_info(e->gpu);
+    if (!e->info.device.shares_memory)
+        e->tuning.direct_input = 0;
     r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
     if (r != ERR_OK)
         goto fail;

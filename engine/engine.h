@@ -66,7 +66,7 @@ struct engine_info {
     bool matrix;           /* the matrix family runs */
     bool chains;           /* dispatches of small steps wait for each other in the shader */
     uint64_t weight_bytes; /* on the device */
-    uint64_t tiles_bytes;  /* of f16 copies beside them */
+    uint64_t tiles_bytes;  /* of copies beside them, as matrix units want them */
     uint64_t kv_bytes;
 };
 

@@ -126,8 +126,9 @@ struct weights {
     uint64_t bytes;
     struct weight token_embd, output_norm, output;
     struct layer_weights *layers;
-    struct gpu_buffer *tiles; /* [n_layer + 1]: a layer's; the last one: of output */
-    uint64_t tiles_bytes;     /* 0: none */
+    /* Each [n_layer + 1]: a layer's; the last one: of output. NULL: none. */
+    struct gpu_buffer *tiles[MATRIX_FORMS];
+    uint64_t tiles_bytes;
     struct matrix_weight output_matrix;
 };
 
@@ -199,10 +200,10 @@ struct engine_buffer {
 };
 /* Whether the matrix family runs this model on this device. */
 bool memory_uses_matrix(const struct engine *e);
-/* Of that, whether f16 tiles of the weights fit beside everything else, and the largest buffer of
- * them into what the device allows for one. free_bytes 0: unknown. */
-bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t largest_bytes,
-                       uint64_t free_bytes);
+/* Of that, in which forms weights are kept beside what the file has: those that fit beside
+ * everything else, and the largest buffer of each into what the device allows for one. Returns
+ * their bytes. free_bytes 0: unknown. */
+uint64_t memory_choose_forms(const struct engine *e, uint64_t free_bytes, bool ret[MATRIX_FORMS]);
 void memory_size_step(struct engine *e);
 /* e->layout for a step of `rows` rows and `table` entries of the page table: what travels lies
  * close together. */
@@ -222,12 +223,14 @@ enum err weights_load(struct weights *w, struct gpu *g, const struct model *m,
 void weights_free(struct weights *w, struct gpu *g);
 
 /* weights_matrix.c */
-/* Device bytes of all tiles, and of the largest of their buffers. */
-uint64_t weights_tiles_bytes(const struct model *m, uint64_t *ret_largest);
-/* Fills w's matrices; with tiles: makes them on the device. Then every kernel for up to max_rows
- * rows is there. */
+/* Device bytes of all tiles of a form, and of the largest of their buffers. */
+uint64_t weights_tiles_bytes(const struct model *m, const struct tuning *t, enum matrix_form form,
+                             uint64_t *ret_largest);
+/* Fills w's matrices and makes tiles on the device; MATRIX_BYTES only beside MATRIX_TILES. Then
+ * every kernel for up to max_rows rows is there. */
 enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *x,
-                               const struct model *m, bool tiles, uint32_t max_rows,
+                               const struct model *m, const bool forms[MATRIX_FORMS],
+                               const struct tuning *t, uint32_t max_rows,
                                struct err_msg *why) MUST_CHECK;
 void weights_free_tiles(struct weights *w, struct gpu *g, uint32_t n_layer);
 

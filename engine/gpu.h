@@ -28,6 +28,7 @@ struct gpu_device_info {
     uint32_t api_version;
     uint32_t subgroup_size;
     bool matrix_f16;          /* matrix units: 16 x 8 x 16, f16 in, f32 sums, by a subgroup of 32 */
+    bool shares_memory;       /* has GPU_SHARED */
     uint32_t max_invocations; /* of a workgroup, in one dimension; at least 256 if usable */
     uint32_t shared_bytes;    /* of a workgroup */
     uint64_t memory_bytes;    /* largest device-local heap */

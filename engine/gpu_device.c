@@ -305,6 +305,11 @@ static void describe(VkPhysicalDevice device, const struct device_facts *f, uint
     for (uint32_t i = 0; i < m.memoryHeapCount; i++)
         if (m.memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT)
             ret->memory_bytes = max_u64(ret->memory_bytes, m.memoryHeaps[i].size);
+    const VkMemoryPropertyFlags shared = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT |
+                                         VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
+                                         VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+    for (uint32_t i = 0; i < m.memoryTypeCount; i++)
+        ret->shares_memory |= (m.memoryTypes[i].propertyFlags & shared) == shared;
 }
 
 enum err gpu_list(struct gpu_device_info ret[GPU_MAX_DEVICES], size_t *ret_count,

@@ -37,28 +37,33 @@ struct code {
 static const struct code attention_code[2] = BOTH(matrix_attention);
 static const struct code tiles_code[2] = BOTH(matrix_matmul_tiles);
 static const struct code qkv_code[2] = BOTH(matrix_qkv);
+static const struct code bytes_code[2] = BOTH(matrix_matmul_bytes);
+static const struct code qkv_bytes_code[2] = BOTH(matrix_qkv_bytes);
 static const struct code rows_code[2] = BOTH(matrix_rows);
 static const struct code rope_code = CODE(matrix_rope);
 
-#define TYPE(TENSOR, name)                                                                         \
+#define TYPE(TENSOR, name, ...)                                                                    \
     {                                                                                              \
-        TENSOR, CODE(matrix_expand_##name), BOTH(matrix_matmul_##name)                             \
+        TENSOR, {CODE(matrix_expand_##name), __VA_ARGS__}, BOTH(matrix_matmul_##name)              \
     }
+#define BYTES_TYPE(TENSOR, name) TYPE(TENSOR, name, CODE(matrix_bytes_##name))
 static const struct type_code {
     enum tensor_type type;
-    struct code expand;
+    struct code expand[MATRIX_FORMS];
     struct code matmul[2];
 } types[] = {
-    TYPE(TENSOR_F32, f32),     TYPE(TENSOR_F16, f16),       TYPE(TENSOR_BF16, bf16),
-    TYPE(TENSOR_Q4_0, q4_0),   TYPE(TENSOR_Q4_1, q4_1),     TYPE(TENSOR_Q5_0, q5_0),
-    TYPE(TENSOR_Q5_1, q5_1),   TYPE(TENSOR_Q8_0, q8_0),     TYPE(TENSOR_Q2_K, q2_k),
-    TYPE(TENSOR_Q3_K, q3_k),   TYPE(TENSOR_Q4_K, q4_k),     TYPE(TENSOR_Q5_K, q5_k),
-    TYPE(TENSOR_Q6_K, q6_k),   TYPE(TENSOR_IQ4_NL, iq4_nl), TYPE(TENSOR_IQ4_XS, iq4_xs),
-    TYPE(TENSOR_MXFP4, mxfp4),
+    TYPE(TENSOR_F32, f32, {0}),      TYPE(TENSOR_F16, f16, {0}),
+    TYPE(TENSOR_BF16, bf16, {0}),    BYTES_TYPE(TENSOR_Q4_0, q4_0),
+    TYPE(TENSOR_Q4_1, q4_1, {0}),    BYTES_TYPE(TENSOR_Q5_0, q5_0),
+    TYPE(TENSOR_Q5_1, q5_1, {0}),    BYTES_TYPE(TENSOR_Q8_0, q8_0),
+    TYPE(TENSOR_Q2_K, q2_k, {0}),    TYPE(TENSOR_Q3_K, q3_k, {0}),
+    TYPE(TENSOR_Q4_K, q4_k, {0}),    TYPE(TENSOR_Q5_K, q5_k, {0}),
+    TYPE(TENSOR_Q6_K, q6_k, {0}),    BYTES_TYPE(TENSOR_IQ4_NL, iq4_nl),
+    TYPE(TENSOR_IQ4_XS, iq4_xs, {0}), TYPE(TENSOR_MXFP4, mxfp4, {0}),
 };
 enum { MANY_ROWS = 1 << 30 };
-/* What a matmul reads: a type, tiles, or paired tiles. */
-enum { TYPES = ARRAY_LEN(types), TILES = TYPES, PAIRED, SOURCES };
+/* What a matmul reads: a type, tiles, byte tiles, or paired ones of both. */
+enum { TYPES = ARRAY_LEN(types), TILES = TYPES, PAIRED, BYTES, PAIRED_BYTES, SOURCES };
 
 /* The matmul's specializations, all of the same arithmetic; for how many rows each is considered,
  * and what a workgroup of it takes, fitted to an H200's times (bench/NOTES.md): time = begin_us +
@@ -74,7 +79,13 @@ static const struct variant {
     {1, 1, 1, 1, 16, 4, true, 1, 8, 132, 2.1f, 0.1f, 0},
     {1, 1, 1, 1, 8, 4, false, 1, 8, 396, 3.0f, 0.71f, 0},
     {1, 1, 1, 1, 16, 5, false, 1, 8, 132, 4.7f, 0.15f, 0.9f},
-    {1, 2, 1, 1, 8, 4, true, 9, 16, 132, 2.0f, 0.12f, 0}, /* not measured: tuning.h, stream_rows */
+    {1, 1, 1, 1, 16, 10, false, 1, 8, 132, 4.6f, 0.15f, 0.9f},
+    {1, 2, 1, 1, 8, 4, true, 9, 16, 132, 2.0f, 0.1f, 0},
+    {1, 3, 1, 1, 8, 4, true, 17, 24, 132, 2.0f, 0.1f, 0},
+    {1, 4, 1, 1, 8, 4, true, 25, 32, 132, 2.0f, 0.1f, 0},
+    {1, 5, 1, 1, 8, 4, true, 33, 40, 132, 2.0f, 0.1f, 0},
+    {1, 6, 1, 1, 8, 4, true, 41, 48, 132, 2.0f, 0.1f, 0},
+    {1, 8, 1, 1, 8, 4, true, 49, 64, 132, 2.0f, 0.1f, 0},
     {1, 2, 1, 1, 8, 4, false, 9, 16, 396, 2.1f, 0.49f, 1.3f},
     {1, 2, 1, 1, 16, 5, false, 9, 16, 132, 4.3f, 0.38f, 0.2f},
     {1, 2, 1, 1, 4, 4, false, 9, 16, 528, 4.0f, 0.35f, 1.2f},
@@ -91,6 +102,8 @@ static const struct variant {
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 
+enum { EMULATED_MOST_TILES = 2 };
+enum { BYTE_GROUPS = 264 }; /* two to a multiprocessor */
 enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_TILES = 2, NORM_WARPS = 8 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
@@ -114,12 +127,13 @@ struct matrix {
     bool emulated;
     uint32_t head_size, many_columns;
     int forced;
+    uint32_t forced_groups;
     uint64_t near_bytes;  /* a tensor of so many stays in the cache */
     uint32_t norm_groups; /* of rows that a matmul can normalize; 0: none */
     struct tuning tuning;
     struct gpu_pipeline *attention[ATTENTIONS];
     struct gpu_pipeline *rows, *rope;
-    struct gpu_pipeline *expand[TYPES];
+    struct gpu_pipeline *expand[TYPES][MATRIX_FORMS];
     struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2]; /* gated, normed */
     struct gpu_pipelines wanted;                          /* of the above, not created yet */
     char hash[33];
@@ -155,27 +169,28 @@ static size_t source_of(enum tensor_type type)
     return i;
 }
 
+static enum err add_code(struct buf *all, const struct code *code)
+{
+    return code->spirv == NULL ? ERR_OK : buf_append(all, code->spirv, code->bytes);
+}
+
 static enum err make_hash(struct matrix *m, struct err_msg *why)
 {
     /* How a sum is cut: its bits depend on it. */
     static const uint32_t cut[] = {MATRIX_MOST_SLICES, MATRIX_LEAST_SLICE_GROUPS};
+    const struct code *of_device[] = {attention_code, tiles_code,     qkv_code,
+                                      bytes_code,     qkv_bytes_code, rows_code};
     struct buf all = {0};
     enum err e = buf_append(&all, cut, sizeof cut);
+    for (size_t i = 0; i < ARRAY_LEN(of_device) && e == ERR_OK; i++)
+        e = add_code(&all, &of_device[i][m->emulated]);
     if (e == ERR_OK)
-        e = buf_append(&all, attention_code[m->emulated].spirv, attention_code[m->emulated].bytes);
-    if (e == ERR_OK)
-        e = buf_append(&all, tiles_code[m->emulated].spirv, tiles_code[m->emulated].bytes);
-    if (e == ERR_OK)
-        e = buf_append(&all, qkv_code[m->emulated].spirv, qkv_code[m->emulated].bytes);
-    if (e == ERR_OK)
-        e = buf_append(&all, rows_code[m->emulated].spirv, rows_code[m->emulated].bytes);
-    if (e == ERR_OK)
-        e = buf_append(&all, rope_code.spirv, rope_code.bytes);
-    for (size_t i = 0; i < TYPES && e == ERR_OK; i++)
-        e = buf_append(&all, types[i].expand.spirv, types[i].expand.bytes);
-    for (size_t i = 0; i < TYPES && e == ERR_OK; i++)
-        e = buf_append(&all, types[i].matmul[m->emulated].spirv,
-                       types[i].matmul[m->emulated].bytes);
+        e = add_code(&all, &rope_code);
+    for (size_t i = 0; i < TYPES && e == ERR_OK; i++) {
+        e = add_code(&all, &types[i].matmul[m->emulated]);
+        for (size_t form = 0; form < MATRIX_FORMS && e == ERR_OK; form++)
+            e = add_code(&all, &types[i].expand[form]);
+    }
     if (e != ERR_OK)
         err_set(why, e, "out of memory for the shaders' hash");
     else
@@ -269,9 +284,16 @@ void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups)
     *ret_slices = (uint32_t)div_up(groups, of_slice);
 }
 
+uint64_t matrix_form_bytes(enum matrix_form form, uint64_t rows, uint64_t cols)
+{
+    static const uint64_t block_bytes[MATRIX_FORMS] = {16 * 32 * sizeof(uint16_t),
+                                                       MATRIX_BYTES_BLOCK};
+    return div_up(rows, 16) * (cols / 32) * block_bytes[form];
+}
+
 uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols)
 {
-    return div_up(rows, 16) * 16 * cols * sizeof(uint16_t);
+    return matrix_form_bytes(MATRIX_TILES, rows, cols);
 }
 
 static uint32_t output_tiles(const struct matrix_weight *w)
@@ -279,14 +301,25 @@ static uint32_t output_tiles(const struct matrix_weight *w)
     return (uint32_t)div_up(w->rows, w->gated ? 8 : 16);
 }
 
-/* Workgroups in rows and in outputs. */
-static void grid(const struct variant *v, const struct matrix_weight *w, uint32_t rows,
-                 uint32_t *ret_rows, uint32_t *ret_outputs)
+/* Whether a matmul of this weight would norm so many rows itself, if its variant can. */
+static bool normed_inside(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
+{
+    return (w->gated || w->paired) && rows <= m->tuning.norm_rows && w->cols == m->norm_groups * 32;
+}
+
+/* Workgroups in rows and in outputs. Registers of byte tiles are few: two of their workgroups fit
+ * on a multiprocessor, but with four tiles of rows, or one with norms. */
+static void grid(const struct matrix *m, const struct variant *v, const struct matrix_weight *w,
+                 uint32_t rows, uint32_t *ret_rows, uint32_t *ret_outputs)
 {
     *ret_rows = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
     *ret_outputs = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
-    if (v->stream) /* all at once, and all of the same length */
-        *ret_outputs = (uint32_t)div_up(*ret_outputs, div_up(*ret_outputs, v->at_a_time));
+    if (v->stream) { /* all at once, and all of the same length */
+        bool two = w->bytes != 0 && v->tn <= (normed_inside(m, w, rows) ? 1 : 4);
+        uint32_t all = two ? BYTE_GROUPS : v->at_a_time;
+        uint64_t at_once = m->forced_groups != 0 ? m->forced_groups : max_u64(1, all / *ret_rows);
+        *ret_outputs = (uint32_t)div_up(*ret_outputs, div_up(*ret_outputs, at_once));
+    }
 }
 
 /* Neighbouring workgroups share rows, which is best while the weights stay in the cache. Of a
@@ -296,7 +329,7 @@ static void dispatch(struct matrix *m, struct gpu_pipeline *pipeline, const void
                      const struct variant *v, const struct matrix_weight *w, uint32_t rows)
 {
     uint32_t row_groups, output_groups;
-    grid(v, w, rows, &row_groups, &output_groups);
+    grid(m, v, w, rows, &row_groups, &output_groups);
     uint64_t bytes = matrix_tiles_bytes((uint64_t)output_tiles(w) * 16, w->cols);
     if (!v->stream && bytes > m->near_bytes && row_groups > 1 && output_groups > 1)
         gpu_dispatch(m->gpu, pipeline, push, row_groups, 1, output_groups);
@@ -319,6 +352,8 @@ bool matrix_variant_fits(const struct matrix *m, size_t variant, uint32_t cols)
     const struct variant *v = &variants[variant];
     uint32_t slices, slice_groups;
     matrix_slices(cols, &slices, &slice_groups);
+    if (v->stream && m->emulated && v->tn > EMULATED_MOST_TILES)
+        return false; /* a CPU's compiler takes minutes for it */
     if (v->stream && (slices > v->warps_k || slice_groups != v->unroll))
         return false;
     return shared_bytes(m, v) <= gpu_info(m->gpu)->shared_bytes;
@@ -348,7 +383,9 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
             continue;
         if (v->stream && div_up(rows, 8) * 8 > m->tuning.stream_rows)
             continue;
-        grid(v, w, rows, &x, &y);
+        if (v->unroll > MATRIX_LEAST_SLICE_GROUPS + 1 && slice_groups % v->unroll != 0)
+            continue; /* the rest of a slice would come group by group */
+        grid(m, v, w, rows, &x, &y);
         /* Few rounds end together; of many the last one is shared out. */
         float rounds = (float)x * (float)y / (float)v->at_a_time;
         if (rounds < 4)
@@ -367,15 +404,29 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
 bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     bool readable = w->tiles != 0 || w->address != 0; /* not: gate and up of two types */
-    return readable && (w->gated || w->paired) && rows <= m->tuning.norm_rows &&
-           w->cols == m->norm_groups * 32 && matrix_variant_norms(m, choose(m, w, rows));
+    return readable && normed_inside(m, w, rows) && matrix_variant_norms(m, choose(m, w, rows));
 }
 
-/* Tiles where there are any, also for few rows: unpacking costs more than the bytes
- * (bench/NOTES.md). */
-static size_t source_for(const struct matrix_weight *w)
+/* Tiles where there are any, also for few rows: unpacking what the file has costs more than the
+ * bytes (bench/NOTES.md). */
+static size_t source_for(const struct matrix_weight *w, size_t variant)
 {
+    if (variants[variant].stream && w->bytes != 0)
+        return w->paired ? PAIRED_BYTES : BYTES;
     return w->paired ? PAIRED : w->tiles != 0 ? TILES : source_of(w->type);
+}
+
+static uint64_t address_for(const struct matrix_weight *w, size_t source)
+{
+    return source < TYPES                              ? w->address
+           : source == BYTES || source == PAIRED_BYTES ? w->bytes
+                                                       : w->tiles;
+}
+
+static const struct code *code_for(const struct matrix *m, size_t source)
+{
+    static const struct code *const of[] = {tiles_code, qkv_code, bytes_code, qkv_bytes_code};
+    return source < TYPES ? &types[source].matmul[m->emulated] : &of[source - TILES][m->emulated];
 }
 
 static enum err prepare_variant(struct matrix *m, size_t source, size_t variant, bool gated,
@@ -391,26 +442,22 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                              v->unroll,
                              gated,
                              normed ? m->norm_groups : 0,
-                             v->stream,
-                             normed && m->tuning.norm_together};
-    const struct code *code = source == TILES    ? &tiles_code[m->emulated]
-                              : source == PAIRED ? &qkv_code[m->emulated]
-                                                 : &types[source].matmul[m->emulated];
-    struct push_shape push = source == PAIRED ? CHAINED(matrix_qkv) : CHAINED(matrix_matmul);
+                             v->stream};
+    struct push_shape push = source == PAIRED || source == PAIRED_BYTES ? CHAINED(matrix_qkv)
+                                                                        : CHAINED(matrix_matmul);
     if (v->unroll == 0 ||
         v->warps_k == 1) /* reads its rows through caches that a chain would not refresh */
         push.chain_at = 0;
-    return want(m, "matrix_matmul", code, push, spec, ARRAY_LEN(spec),
+    return want(m, "matrix_matmul", code_for(m, source), push, spec, ARRAY_LEN(spec),
                 &m->matmul[source][variant][gated][normed], why);
 }
 
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
                         struct err_msg *why)
 {
-    size_t source = source_for(w);
     enum err e = ERR_OK;
     for (uint32_t rows = 8; rows < max_rows + 8 && e == ERR_OK; rows += 8) { /* tiles of 8 */
-        size_t variant = choose(m, w, rows);
+        size_t variant = choose(m, w, rows), source = source_for(w, variant);
         e = prepare_variant(m, source, variant, w->gated, false, why);
         if (e == ERR_OK && matrix_norms(m, w, rows - 7))
             e = prepare_variant(m, source, variant, w->gated, true, why);
@@ -418,19 +465,25 @@ enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_
     return e;
 }
 
-enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type, struct err_msg *why)
+bool matrix_form_takes(enum matrix_form form, enum tensor_type type)
+{
+    return types[source_of(type)].expand[form].spirv != NULL;
+}
+
+enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type, enum matrix_form form,
+                               struct err_msg *why)
 {
     size_t i = source_of(type);
-    return want(m, "matrix_expand", &types[i].expand, UNCHAINED(matrix_expand), NULL, 0,
-                &m->expand[i], why);
+    return want(m, "matrix_expand", &types[i].expand[form], UNCHAINED(matrix_expand), NULL, 0,
+                &m->expand[i][form], why);
 }
 
 void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
                    const struct matrix_weight *w)
 {
     struct push_matrix_matmul q = *p;
-    size_t i = choose(m, w, p->rows), source = source_for(w);
-    q.w = source == TILES ? w->tiles : w->address;
+    size_t i = choose(m, w, p->rows), source = source_for(w, i);
+    q.w = address_for(w, source);
     q.w_high = w->high_address;
     q.high_row = w->high_row;
     q.n = w->rows;
@@ -443,19 +496,20 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w)
 {
     struct push_matrix_qkv q = *p;
-    size_t i = choose(m, w, p->rows);
-    struct gpu_pipeline *pipeline = m->matmul[PAIRED][i][0][p->norm != 0];
+    size_t i = choose(m, w, p->rows), source = source_for(w, i);
+    struct gpu_pipeline *pipeline = m->matmul[source][i][0][p->norm != 0];
     assert(w->paired && pipeline != NULL);
-    q.w = w->tiles;
+    q.w = address_for(w, source);
     q.k = w->cols;
     dispatch(m, pipeline, &q, &variants[i], w, p->rows);
 }
 
 /* ---- the rest ---- */
 
-void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type)
+void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type,
+                   enum matrix_form form)
 {
-    gpu_dispatch(m->gpu, m->expand[source_of(type)], p, p->k / 32,
+    gpu_dispatch(m->gpu, m->expand[source_of(type)][form], p, p->k / 32,
                  (uint32_t)div_up(p->n, 8 * p->halves), 1);
 }
 
@@ -495,9 +549,19 @@ size_t matrix_variants(void)
     return VARIANTS;
 }
 
+bool matrix_variant_streams(size_t variant)
+{
+    return variants[variant].stream;
+}
+
 void matrix_force(struct matrix *m, int variant)
 {
     m->forced = variant;
+}
+
+void matrix_force_groups(struct matrix *m, uint32_t groups)
+{
+    m->forced_groups = groups;
 }
 
 void matrix_force_far(struct matrix *m, bool far)

@@ -6,7 +6,8 @@
  * rows beside it nor on the variant. A matmul's inner dimension is cut into slices
  * (matrix_slices()) that are added in ascending order; whatever the source, a weight is the f16
  * nearest to the format's value. Weights are read as f16 tiles where those fit on the device,
- * beside the tensors as the file has them, and from the latter otherwise. */
+ * beside the tensors as the file has them, and from the latter otherwise. Matmuls that stream
+ * their weights wait for memory: they read byte tiles where there are any. */
 #ifndef OCTO_ENGINE_MATRIX_H
 #define OCTO_ENGINE_MATRIX_H
 
@@ -25,6 +26,7 @@ enum {
 /* `rows` x `cols` of weights; gated: rows is the number of outputs, each of a gate and a value. */
 struct matrix_weight {
     uint64_t tiles;   /* f16 weight tiles; 0: none */
+    uint64_t bytes;   /* byte tiles, beside them, for few rows; 0: none */
     uint64_t address; /* the tensor as kernel_weight_repack() leaves it; 0: not readable so */
     uint64_t high_address;
     uint32_t high_row; /* gated: the values' tensor and its first row */
@@ -58,22 +60,28 @@ const char *matrix_build_hash(const struct matrix *m);
  * tiles and addresses it is only looked at whether they are 0. */
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
                         struct err_msg *why) MUST_CHECK;
+/* Of what a matrix keeps its weights in. */
+enum matrix_form { MATRIX_TILES, MATRIX_BYTES, MATRIX_FORMS };
+bool matrix_form_takes(enum matrix_form form, enum tensor_type type);
 /* As well matrix_expand() for a type. */
-enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type,
+enum err matrix_prepare_expand(struct matrix *m, enum tensor_type type, enum matrix_form form,
                                struct err_msg *why) MUST_CHECK;
 
 /* Creates the pipelines of all that was prepared since the last one, at once, and at first those
  * that do not depend on weights. */
 enum err matrix_compile(struct matrix *m, struct err_msg *why) MUST_CHECK;
 
-uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols); /* of a gated weight: rows of both */
+/* Of a gated weight: rows of both. */
+uint64_t matrix_form_bytes(enum matrix_form form, uint64_t rows, uint64_t cols);
+uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols); /* MATRIX_TILES */
 void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups);
 
 /* Whether this matmul can norm its rows itself: push.h, norm. Same bits as matrix_rows() before it.
  */
 bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows);
 
-void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type);
+void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type,
+                   enum matrix_form form);
 void matrix_rows(struct matrix *m, const struct push_matrix_rows *p);
 /* w, w_high, high_row, n, k, slices are filled in from the weight. */
 void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
@@ -91,8 +99,11 @@ void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, u
 size_t matrix_variants(void);
 /* The device's shared memory, and sums over so many columns. */
 bool matrix_variant_fits(const struct matrix *m, size_t variant, uint32_t cols);
+bool matrix_variant_streams(size_t variant);
 bool matrix_variant_norms(const struct matrix *m, size_t variant); /* can norm its rows itself */
 void matrix_force(struct matrix *m, int variant);
+/* Tests only: streams have so many workgroups, which then take several tiles; 0: by variant. */
+void matrix_force_groups(struct matrix *m, uint32_t groups);
 /* Tests only: every tensor as if it were too large for the device's cache. */
 void matrix_force_far(struct matrix *m, bool far);
 

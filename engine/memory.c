@@ -37,13 +37,21 @@ bool memory_uses_matrix(const struct engine *e)
            m->n_head / m->n_head_kv <= 64;
 }
 
-bool memory_fits_tiles(const struct engine *e, uint64_t tiles_bytes, uint64_t largest_bytes,
-                       uint64_t free_bytes)
+uint64_t memory_choose_forms(const struct engine *e, uint64_t free_bytes, bool ret[MATRIX_FORMS])
 {
-    uint64_t room = free_bytes != 0 ? free_bytes / 5 * 2 : e->info.device.memory_bytes / 4;
-    uint64_t buffer = e->info.device.max_buffer_bytes;
-    bool in_one = buffer == 0 || largest_bytes + BUFFER_SLACK_BYTES <= buffer;
-    return !e->options.no_tiles && in_one && tiles_bytes <= room;
+    /* Of what is free. Byte tiles serve few rows alone, which a night has at its end. */
+    static const uint64_t tenths[MATRIX_FORMS] = {[MATRIX_TILES] = 4, [MATRIX_BYTES] = 5};
+    uint64_t room = free_bytes != 0 ? free_bytes : e->info.device.memory_bytes / 8 * 5;
+    uint64_t buffer = e->info.device.max_buffer_bytes, taken = 0;
+    bool wanted = !e->options.no_tiles && memory_uses_matrix(e);
+    for (enum matrix_form form = 0; form < MATRIX_FORMS; form++) {
+        uint64_t largest = 0, bytes = wanted ? weights_tiles_bytes(e->model, &e->tuning, form, &largest) : 0;
+        bool in_one = buffer == 0 || largest + BUFFER_SLACK_BYTES <= buffer;
+        ret[form] = in_one && bytes > 0 && (taken + bytes) * 10 <= room * tenths[form];
+        wanted = ret[form];
+        taken += ret[form] ? bytes : 0;
+    }
+    return taken;
 }
 
 static void choose_batch(struct engine *e)
@@ -138,7 +146,7 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
     uint64_t scratch = min_u64(e->max_logit_rows, split_rows) * SAMPLE_SCRATCH_WORDS * 4;
     uint64_t halves = 0; /* f16 rows and the whole tiles that are read behind them */
     bool matrix = memory_uses_matrix(e), dense = matrix && m->n_expert == 0;
-    bool inside = dense && gates_inside(e), direct = e->tuning.direct_input != 0;
+    bool inside = dense && gates_inside(e), direct = e->tuning.direct_input != 0 && e->info.device.shares_memory;
     if (matrix)
         halves = (div_up(e->max_rows, MATRIX_PAD_ROWS) + 1) * MATRIX_PAD_ROWS * sizeof(uint16_t);
     const struct engine_buffer table[] = {
@@ -232,7 +240,10 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
                             uint64_t free_bytes, const struct engine_options *o,
                             struct engine_memory *ret, struct err_msg *why)
 {
-    struct engine e = {.model = m, .options = *o, .info.device = *device};
+    struct engine e = {.model = m,
+                       .options = *o,
+                       .tuning = o->tuning != NULL ? *o->tuning : tuning_defaults(),
+                       .info.device = *device};
     struct engine_buffer table[ENGINE_BUFFERS];
     struct engine_memory plan = {.free_bytes = free_bytes};
     uint32_t pages = 0;
@@ -240,14 +251,13 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
     if (r != ERR_OK)
         return r;
     memory_size_step(&e);
-    uint64_t largest = 0;
-    uint64_t tiles = memory_uses_matrix(&e) ? weights_tiles_bytes(m, &largest) : 0;
-    if (tiles > 0 && memory_fits_tiles(&e, tiles, largest, rest(free_bytes, plan.weight_bytes)))
-        plan.weight_bytes += tiles;
+    bool forms[MATRIX_FORMS];
+    plan.weight_bytes += memory_choose_forms(&e, rest(free_bytes, plan.weight_bytes), forms);
     plan.activation_bytes = 2 * memory_angles_bytes(&e);
     size_t count = memory_buffers(&e, table);
     for (size_t i = 0; i < count; i++)
-        plan.activation_bytes += table[i].kind == GPU_DEVICE ? table[i].bytes : 0;
+        plan.activation_bytes +=
+            table[i].kind == GPU_DEVICE || table[i].kind == GPU_SHARED ? table[i].bytes : 0;
     /* What the engine will find when all that is on the device. */
     uint64_t fixed = plan.weight_bytes + plan.activation_bytes;
     r = memory_choose_kv(&e, rest(free_bytes, fixed), &pages, why);

@@ -72,7 +72,7 @@ static void send_step(struct engine *e, uint64_t bytes)
 {
     const struct gpu_buffer *from = &e->step_host[e->plan.half];
     uint64_t edits = e->layout.edits, edits_bytes = e->edits_count * sizeof(struct logit_edit);
-    if (e->tuning.direct_input) {
+    if (e->step_direct[0].address != 0) {
         const struct gpu_buffer *to = &e->step_direct[e->plan.half];
         memcpy(to->mapped, from->mapped, bytes);
         memcpy((char *)to->mapped + edits, (const char *)from->mapped + edits, edits_bytes);

@@ -11,11 +11,11 @@
 /* X(name, default, most, what it is) */
 #define TUNABLES(X)                                                                                \
     X(chain_rows, 96, 1024, "steps of up to so many rows are chains of dispatches")                \
-    X(norm_rows, 4, 16, "matmuls norm up to so many rows themselves")                              \
-    X(norm_together, 0, 1, "1: such a norm takes eight rows at once, not row by row")              \
-    X(stream_rows, 8, 16, "matmuls of up to so many rows, rounded up to 8, stream their weights")  \
-    X(direct_input, 0, 1, "1: the host writes a step's input into the device's memory, no copy")   \
-    X(sample_parts, 1, 32, "workgroups that draw a row's token, of few rows; 0: as many as fill")
+    X(norm_rows, 16, 16, "matmuls norm up to so many rows themselves")                             \
+    X(stream_rows, 64, 64, "matmuls of up to so many rows, rounded up to 8, stream their weights") \
+    X(byte_tiles_mib, 16, 65536, "matrices of more f16 tiles than that stream byte tiles instead") \
+    X(direct_input, 1, 1, "1: the host writes a step's input into the device's memory, no copy")   \
+    X(sample_parts, 0, 32, "workgroups that draw a row's token, of few rows; 0: as many as fill")
 
 struct tuning {
 #define X(name, usual, most, help) uint32_t name;

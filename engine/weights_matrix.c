@@ -12,10 +12,19 @@ struct part {
     uint32_t halves, upper, head_size; /* as PUSH_MATRIX_EXPAND */
     uint64_t offset;                   /* in the layer's buffer */
 };
+/* A matrix whose tiles begin there. */
+struct placed {
+    struct matrix_weight *matrix;
+    uint64_t offset;
+};
 enum { MOST_PARTS = 8 };
 struct parts {
+    enum matrix_form form;
+    const struct tuning *tuning;
     struct part list[MOST_PARTS];
     size_t count;
+    struct placed placed[MOST_PARTS];
+    size_t placed_count;
     uint64_t bytes;
 };
 
@@ -61,78 +70,119 @@ static void describe(struct layer_weights *l, const struct model *m)
     }
 }
 
-static uint64_t add(struct parts *p, const struct weight *from, uint32_t first_row, uint32_t rows)
+/* Whether the form is made of matrices of so many rows, and of a tensor's type. */
+static bool pays(enum matrix_form form, const struct tuning *t, uint64_t rows, uint64_t cols)
 {
-    uint64_t offset = p->bytes;
-    p->list[p->count++] = (struct part){from, first_row, rows, 2, 0, 0, offset};
-    p->bytes += matrix_tiles_bytes(rows, from->cols);
-    return offset;
+    return form == MATRIX_TILES ||
+           matrix_tiles_bytes(rows, cols) > (uint64_t)t->byte_tiles_mib << 20;
 }
 
-static uint64_t add_gated(struct parts *p, const struct weight *gate, const struct weight *up,
-                          uint32_t up_row, uint32_t rows)
+static bool takes(const struct parts *p, const struct weight *w)
 {
-    uint64_t offset = p->bytes;
-    p->list[p->count++] = (struct part){gate, 0, rows, 1, 0, 0, offset};
-    p->list[p->count++] = (struct part){up, up_row, rows, 1, 1, 0, offset};
-    p->bytes += matrix_tiles_bytes(2 * div_up(rows, 8) * 8, gate->cols);
-    return offset;
+    return w->rows == 0 || matrix_form_takes(p->form, w->type);
 }
 
-/* Where the layer's tiles will be in its buffer; sets the offsets as addresses. */
-static void place(struct layer_weights *l, const struct model *m, struct parts *p)
+static void place_matrix(struct parts *p, struct matrix_weight *matrix, uint64_t offset)
+{
+    p->placed[p->placed_count++] = (struct placed){matrix, offset};
+}
+
+static void add_part(struct parts *p, struct matrix_weight *matrix, const struct weight *from)
+{
+    place_matrix(p, matrix, p->bytes);
+    p->list[p->count++] = (struct part){from, 0, from->rows, 2, 0, 0, p->bytes};
+    p->bytes += matrix_form_bytes(p->form, from->rows, from->cols);
+}
+
+static void add(struct parts *p, struct matrix_weight *matrix, const struct weight *from)
+{
+    if (takes(p, from) && pays(p->form, p->tuning, from->rows, from->cols))
+        add_part(p, matrix, from);
+}
+
+static void add_gated(struct parts *p, struct matrix_weight *matrix, const struct weight *gate,
+                      const struct weight *up, uint32_t up_row, uint32_t rows)
+{
+    uint64_t both = 2 * div_up(rows, 8) * 8;
+    if (!takes(p, gate) || !takes(p, up) || !pays(p->form, p->tuning, both, gate->cols))
+        return;
+    place_matrix(p, matrix, p->bytes);
+    p->list[p->count++] = (struct part){gate, 0, rows, 1, 0, 0, p->bytes};
+    p->list[p->count++] = (struct part){up, up_row, rows, 1, 1, 0, p->bytes};
+    p->bytes += matrix_form_bytes(p->form, both, gate->cols);
+}
+
+/* q, k and v as one matrix where their rows fill whole tiles. */
+static void add_qkv(struct parts *p, struct layer_weights *l, const struct model *m)
 {
     struct layer_matrices *x = &l->matrix;
     bool paired = l->q_norm.rows == 0 && m->rope_dims == m->head_size && x->biases_adjoin;
     size_t first = p->count;
     if (l->qkv.rows > 0) {
-        x->qkv.tiles = add(p, &l->qkv, 0, l->qkv.rows);
-    } else {
-        x->q.tiles = add(p, &l->q, 0, l->q.rows);
-        x->k.tiles = add(p, &l->k, 0, l->k.rows);
-        x->v.tiles = add(p, &l->v, 0, l->v.rows);
-        if (l->q.rows % 16 == 0 && l->k.rows % 16 == 0 && x->biases_adjoin)
-            x->qkv = (struct matrix_weight){
-                .tiles = x->q.tiles, .rows = l->q.rows + l->k.rows + l->v.rows, .cols = l->q.cols};
+        add(p, &x->qkv, &l->qkv);
+    } else if (takes(p, &l->q) && takes(p, &l->k) && takes(p, &l->v) &&
+               pays(p->form, p->tuning, l->q.rows + l->k.rows + l->v.rows, l->q.cols)) {
+        uint64_t begin = p->bytes;
+        add_part(p, &x->q, &l->q);
+        add_part(p, &x->k, &l->k);
+        add_part(p, &x->v, &l->v);
+        if (l->q.rows % 16 == 0 && l->k.rows % 16 == 0 && x->biases_adjoin) {
+            x->qkv.rows = l->q.rows + l->k.rows + l->v.rows;
+            x->qkv.cols = l->q.cols;
+            place_matrix(p, &x->qkv, begin);
+        }
     }
     x->qkv.paired = paired;
     for (size_t i = first; paired && i < p->count; i++)
         p->list[i].head_size = m->head_size;
-    x->attn_output.tiles = add(p, &l->attn_output, 0, l->attn_output.rows);
+}
+
+/* Where the layer's tiles will be in its buffer. */
+static struct parts place(struct layer_weights *l, const struct model *m, enum matrix_form form,
+                          const struct tuning *t)
+{
+    struct layer_matrices *x = &l->matrix;
+    struct parts p = {.form = form, .tuning = t};
+    add_qkv(&p, l, m);
+    add(&p, &x->attn_output, &l->attn_output);
     if (m->n_expert > 0)
-        return;
+        return p;
     if (l->ffn_gate_up.rows > 0)
-        x->gate_up.tiles = add_gated(p, &l->ffn_gate_up, &l->ffn_gate_up, m->n_ff, m->n_ff);
+        add_gated(&p, &x->gate_up, &l->ffn_gate_up, &l->ffn_gate_up, m->n_ff, m->n_ff);
     else
-        x->gate_up.tiles = add_gated(p, &l->ffn_gate, &l->ffn_up, 0, m->n_ff);
-    x->down.tiles = add(p, &l->ffn_down, 0, l->ffn_down.rows);
+        add_gated(&p, &x->gate_up, &l->ffn_gate, &l->ffn_up, 0, m->n_ff);
+    add(&p, &x->down, &l->ffn_down);
+    return p;
 }
 
-static void move(struct matrix_weight *w, uint64_t base)
+static struct parts place_output(struct weights *w, enum matrix_form form, const struct tuning *t)
 {
-    if (w->rows > 0)
-        w->tiles += base;
+    struct parts p = {.form = form, .tuning = t};
+    add(&p, &w->output_matrix, &w->output);
+    return p;
 }
 
-/* After place(): the buffer's address. */
-static void move_layer(struct layer_matrices *x, uint64_t base)
+/* The buffer's address. */
+static void move(const struct parts *p, uint64_t base)
 {
-    struct matrix_weight *all[] = {&x->qkv,         &x->q,       &x->k,   &x->v,
-                                   &x->attn_output, &x->gate_up, &x->down};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        move(all[i], base);
+    for (size_t i = 0; i < p->placed_count; i++) {
+        struct matrix_weight *w = p->placed[i].matrix;
+        *(p->form == MATRIX_BYTES ? &w->bytes : &w->tiles) = base + p->placed[i].offset;
+    }
 }
 
-/* A workgroup reads its whole tiles, also behind the last row of a buffer's last matrix. */
-static uint64_t behind_bytes(uint64_t cols)
+/* Blocks of a workgroup read its whole tiles, also behind the last row of a buffer's last matrix. */
+static uint64_t behind_bytes(enum matrix_form form, uint64_t cols)
 {
-    return MATRIX_PAD_TILES * matrix_tiles_bytes(16, cols);
+    return form == MATRIX_TILES ? MATRIX_PAD_TILES * matrix_tiles_bytes(16, cols) : 0;
 }
 
 static enum err expand(struct gpu *g, struct matrix *x, const struct parts *p, bool adjacent,
                        struct gpu_buffer *ret, struct err_msg *why)
 {
-    uint64_t behind = behind_bytes(p->list[p->count - 1].from->cols);
+    if (p->count == 0)
+        return ERR_OK;
+    uint64_t behind = behind_bytes(p->form, p->list[p->count - 1].from->cols);
     enum err e = gpu_buffer_create(g, GPU_DEVICE, p->bytes + behind, "weight tiles", ret, why);
     if (e == ERR_OK)
         e = gpu_begin(g, why);
@@ -149,44 +199,45 @@ static enum err expand(struct gpu *g, struct matrix *x, const struct parts *p, b
                                           .first_row = t->first_row,
                                           .head_size = t->head_size,
                                           .adjacent = adjacent};
-        matrix_expand(x, &push, t->from->type);
+        matrix_expand(x, &push, t->from->type, p->form);
     }
     e = gpu_submit(g, why);
-    return e == ERR_OK ? gpu_wait(g, why) : e;
+    if (e == ERR_OK)
+        e = gpu_wait(g, why);
+    if (e == ERR_OK)
+        move(p, ret->address);
+    return e;
 }
 
-static enum err make_layer_tiles(struct layer_weights *l, struct gpu *g, struct matrix *x,
-                                 const struct model *m, struct gpu_buffer *ret, struct err_msg *why)
+/* Where all of a form will be, and the kernels that put it there. */
+static enum err prepare_form(struct weights *w, struct matrix *x, const struct model *m,
+                             enum matrix_form form, const struct tuning *t, struct err_msg *why)
 {
-    struct parts p = {.count = 0};
-    place(l, m, &p);
-    enum err e = expand(g, x, &p, m->rope_pairs_adjacent, ret, why);
-    if (e == ERR_OK)
-        move_layer(&l->matrix, ret->address);
+    enum { NOT_YET = 1 }; /* an address */
+    enum err e = ERR_OK;
+    for (uint32_t i = 0; i <= m->n_layer && e == ERR_OK; i++) {
+        struct parts p =
+            i < m->n_layer ? place(&w->layers[i], m, form, t) : place_output(w, form, t);
+        move(&p, NOT_YET);
+        for (size_t k = 0; k < p.count && e == ERR_OK; k++)
+            e = matrix_prepare_expand(x, p.list[k].from->type, form, why);
+    }
     return e;
 }
 
 /* All kernels, at once, for the layers and tiles that there will be. */
-static enum err prepare(struct weights *w, struct matrix *x, const struct model *m, bool tiles,
-                        uint32_t max_rows, struct err_msg *why)
+static enum err prepare(struct weights *w, struct matrix *x, const struct model *m,
+                        const bool forms[MATRIX_FORMS], const struct tuning *t, uint32_t max_rows,
+                        struct err_msg *why)
 {
-    enum { NOT_YET = 1 }; /* a tile's address */
     enum err e = ERR_OK;
-    if (tiles) {
-        w->output_matrix.tiles = NOT_YET;
-        e = matrix_prepare_expand(x, w->output.type, why);
-    }
+    for (enum matrix_form form = 0; form < MATRIX_FORMS && e == ERR_OK; form++)
+        if (forms[form])
+            e = prepare_form(w, x, m, form, t, why);
     if (e == ERR_OK)
         e = matrix_prepare(x, &w->output_matrix, max_rows, why);
     for (uint32_t i = 0; i < m->n_layer && e == ERR_OK; i++) {
         struct layer_matrices *l = &w->layers[i].matrix;
-        struct parts p = {.count = 0};
-        if (tiles) {
-            place(&w->layers[i], m, &p);
-            move_layer(l, NOT_YET);
-        }
-        for (size_t k = 0; k < p.count && e == ERR_OK; k++)
-            e = matrix_prepare_expand(x, p.list[k].from->type, why);
         const struct matrix_weight *all[] = {
             &l->qkv, &l->q, &l->k, &l->v, &l->attn_output, &l->gate_up, &l->gate, &l->up, &l->down};
         for (size_t k = 0; k < ARRAY_LEN(all) && e == ERR_OK; k++) {
@@ -200,65 +251,89 @@ static enum err prepare(struct weights *w, struct matrix *x, const struct model 
     return e == ERR_OK ? matrix_compile(x, why) : e;
 }
 
+static enum err make_form(struct weights *w, struct gpu *g, struct matrix *x,
+                          const struct model *m, enum matrix_form form, const struct tuning *t,
+                          struct err_msg *why)
+{
+    enum err e = ERR_OK;
+    w->tiles[form] = calloc(m->n_layer + 1, sizeof *w->tiles[form]);
+    if (w->tiles[form] == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for the tensor table");
+    for (uint32_t i = 0; i <= m->n_layer && e == ERR_OK; i++) {
+        struct parts p =
+            i < m->n_layer ? place(&w->layers[i], m, form, t) : place_output(w, form, t);
+        bool adjacent = i < m->n_layer && m->rope_pairs_adjacent;
+        e = expand(g, x, &p, adjacent, &w->tiles[form][i], why);
+        w->tiles_bytes += w->tiles[form][i].bytes;
+    }
+    return e;
+}
+
 enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *x,
-                               const struct model *m, bool tiles, uint32_t max_rows,
-                               struct err_msg *why)
+                               const struct model *m, const bool forms[MATRIX_FORMS],
+                               const struct tuning *t, uint32_t max_rows, struct err_msg *why)
 {
     w->output_matrix = plain(&w->output);
     for (uint32_t i = 0; i < m->n_layer; i++)
         describe(&w->layers[i], m);
-    enum err e = prepare(w, x, m, tiles, max_rows, why);
-    if (tiles && e == ERR_OK) {
-        w->tiles = calloc(m->n_layer + 1, sizeof *w->tiles);
-        if (w->tiles == NULL)
-            return err_set(why, ERR_NOMEM, "out of memory for the tensor table");
-        for (uint32_t i = 0; i < m->n_layer && e == ERR_OK; i++)
-            e = make_layer_tiles(&w->layers[i], g, x, m, &w->tiles[i], why);
-        struct parts p = {.count = 0};
-        add(&p, &w->output, 0, w->output.rows);
-        if (e == ERR_OK)
-            e = expand(g, x, &p, false, &w->tiles[m->n_layer], why);
-        if (e == ERR_OK)
-            w->output_matrix.tiles = w->tiles[m->n_layer].address;
-        for (uint32_t i = 0; i <= m->n_layer; i++)
-            w->tiles_bytes += w->tiles[i].bytes;
-    }
+    enum err e = prepare(w, x, m, forms, t, max_rows, why);
+    for (enum matrix_form form = 0; form < MATRIX_FORMS && e == ERR_OK; form++)
+        if (forms[form])
+            e = make_form(w, g, x, m, form, t, why);
     return e;
 }
 
 void weights_free_tiles(struct weights *w, struct gpu *g, uint32_t n_layer)
 {
-    for (uint32_t i = 0; w->tiles != NULL && i <= n_layer; i++)
-        gpu_buffer_destroy(g, &w->tiles[i]);
-    free(w->tiles);
-    w->tiles = NULL;
+    for (enum matrix_form form = 0; form < MATRIX_FORMS; form++) {
+        for (uint32_t i = 0; w->tiles[form] != NULL && i <= n_layer; i++)
+            gpu_buffer_destroy(g, &w->tiles[form][i]);
+        free(w->tiles[form]);
+        w->tiles[form] = NULL;
+    }
     w->tiles_bytes = 0;
 }
 
-static uint64_t tensor_bytes(const struct gguf_tensor *t)
+/* Of tensors that make one matrix, as many as there are of them. */
+static uint64_t matrix_bytes(enum matrix_form form, const struct tuning *tuning,
+                             const struct gguf_tensor *const *t, size_t count)
 {
-    return t == NULL ? 0 : matrix_tiles_bytes(t->dims[1], t->dims[0]);
+    uint64_t bytes = 0, rows = 0, cols = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (t[i] == NULL)
+            continue;
+        if (!matrix_form_takes(form, t[i]->type))
+            return 0;
+        cols = t[i]->dims[0];
+        rows += t[i]->dims[1];
+        bytes += matrix_form_bytes(form, t[i]->dims[1], cols);
+    }
+    return pays(form, tuning, rows, cols) ? bytes : 0;
 }
 
-static uint64_t output_bytes(const struct model *m)
+static uint64_t output_bytes(const struct model *m, const struct tuning *t, enum matrix_form form)
 {
-    return tensor_bytes(m->output) + behind_bytes(m->output->dims[0]);
+    return matrix_bytes(form, t, &m->output, 1) + behind_bytes(form, m->output->dims[0]);
 }
 
-static uint64_t layer_bytes(const struct model *m, const struct model_layer *l)
+static uint64_t layer_bytes(const struct model *m, const struct model_layer *l,
+                            const struct tuning *t, enum matrix_form form)
 {
-    return tensor_bytes(l->attn_qkv) + tensor_bytes(l->attn_q) + tensor_bytes(l->attn_k) +
-           tensor_bytes(l->attn_v) + tensor_bytes(l->attn_output) + tensor_bytes(l->ffn_gate_up) +
-           tensor_bytes(l->ffn_gate) + tensor_bytes(l->ffn_up) + tensor_bytes(l->ffn_down) +
-           behind_bytes((m->n_expert > 0 ? l->attn_output : l->ffn_down)->dims[0]);
+    const struct gguf_tensor *qkv[] = {l->attn_qkv, l->attn_q, l->attn_k, l->attn_v};
+    const struct gguf_tensor *gate_up[] = {l->ffn_gate_up, l->ffn_gate, l->ffn_up};
+    return matrix_bytes(form, t, qkv, ARRAY_LEN(qkv)) + matrix_bytes(form, t, &l->attn_output, 1) +
+           matrix_bytes(form, t, gate_up, ARRAY_LEN(gate_up)) +
+           matrix_bytes(form, t, &l->ffn_down, 1) +
+           behind_bytes(form, (m->n_expert > 0 ? l->attn_output : l->ffn_down)->dims[0]);
 }
 
-uint64_t weights_tiles_bytes(const struct model *m, uint64_t *ret_largest)
+uint64_t weights_tiles_bytes(const struct model *m, const struct tuning *t, enum matrix_form form,
+                             uint64_t *ret_largest)
 {
-    uint64_t bytes = output_bytes(m);
+    uint64_t bytes = output_bytes(m, t, form);
     *ret_largest = bytes;
     for (uint32_t i = 0; i < m->n_layer; i++) {
-        uint64_t layer = layer_bytes(m, &m->layers[i]);
+        uint64_t layer = layer_bytes(m, &m->layers[i], t, form);
         *ret_largest = max_u64(*ret_largest, layer);
         bytes += layer;
     }

@@ -5,7 +5,10 @@
 #ifndef OCTO_CHAIN_GLSL
 #define OCTO_CHAIN_GLSL
 
+#extension GL_KHR_memory_scope_semantics : require
+
 #define CHAIN_TRIES (1u << 20)
+#define BUFFERS gl_StorageSemanticsBuffer
 
 layout(buffer_reference, std430, buffer_reference_align = 16) volatile coherent buffer ChainState
 {
@@ -29,9 +32,10 @@ void chain_wait()
             U32s(state.report).v[0] = 1;
             break;
         }
+        memoryBarrier(gl_ScopeDevice, BUFFERS, gl_SemanticsAcquire);
     }
-    barrier();
-    memoryBarrierBuffer();
+    controlBarrier(gl_ScopeWorkgroup, gl_ScopeWorkgroup, BUFFERS | gl_StorageSemanticsShared,
+                   gl_SemanticsAcquireRelease);
 }
 
 /* By all invocations, after chain_wait() and the last write; what later dispatches read is written and read through
@@ -40,9 +44,10 @@ void chain_done()
 {
     if (p.chain == 0)
         return;
-    memoryBarrierBuffer();
-    barrier();
-    if (gl_LocalInvocationIndex == 0)
+    controlBarrier(gl_ScopeWorkgroup, gl_ScopeWorkgroup, BUFFERS, gl_SemanticsAcquireRelease);
+    if (gl_LocalInvocationIndex == 0) {
+        memoryBarrier(gl_ScopeDevice, BUFFERS, gl_SemanticsAcquireRelease);
         atomicAdd(ChainState(p.chain).done, 1);
+    }
 }
 #endif

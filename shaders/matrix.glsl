@@ -14,6 +14,9 @@
  * values: its "octet" 4q .. 4q + 3 and 16 + 4q .. 16 + 4q + 3, one 16-byte load; of B the same of its column's k.
  *
  *   weight tiles: f16 [rows / 16][k / 32][2][32 lanes][8]: half 0 is row g of a tile, half 1 row g + 8; a lane's octet
+ *   byte tiles: [rows / 16][k / 32] of MATRIX_BYTES_BLOCK bytes: first f16 [8][2], the scales of rows g and g + 8; then
+ *     [32 lanes][2][2] words, a lane's octets of both rows as its integers + 128: values 0, 2, 1, 3 (low byte first) of
+ *     four in a word. A weight is the f16 product of its scale and its integer: the bits that weight tiles have.
  *   row tiles (activations): f16 [rows / 8][k / 32][32 lanes][8]: a lane's octet of row g: tile_place()
  *
  * MATRIX_LAYOUT: only that. MATRIX_NV: GL_NV_cooperative_matrix, whose B lies as C does; without MATRIX_B_AS_C the
@@ -28,6 +31,7 @@
 #define WARP 32
 
 layout(buffer_reference, std430, buffer_reference_align = 16) readonly restrict buffer Units { uvec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 4) readonly restrict buffer UnitWords { uint v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 16) buffer CachedUnits { uvec4 v[]; };
 /* Of what a dispatch of the same chain wrote (chain.glsl): not from a cache of this multiprocessor. */
 layout(buffer_reference, std430, buffer_reference_align = 16) coherent buffer FreshUnits { uvec4 v[]; };
@@ -40,6 +44,16 @@ layout(buffer_reference, std430, buffer_reference_align = 2) coherent buffer Fre
 uint warp_lane()
 {
     return gl_LocalInvocationID.x;
+}
+
+/* Of a byte tile: 0x6400 | i is the half 1024 + i, so its difference to 1152 is exact. */
+uvec4 octet_of_bytes(uvec2 x, f16vec2 scale)
+{
+    f16vec2 zero = f16vec2(1152.0);
+    return uvec4(packFloat2x16((unpackFloat2x16((x.x & 0x00ff00ffu) | 0x64006400u) - zero) * scale),
+                 packFloat2x16((unpackFloat2x16((x.x >> 8 & 0x00ff00ffu) | 0x64006400u) - zero) * scale),
+                 packFloat2x16((unpackFloat2x16((x.y & 0x00ff00ffu) | 0x64006400u) - zero) * scale),
+                 packFloat2x16((unpackFloat2x16((x.y >> 8 & 0x00ff00ffu) | 0x64006400u) - zero) * scale));
 }
 
 #ifdef MATRIX_LAYOUT /* no products here */

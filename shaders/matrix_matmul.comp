@@ -21,7 +21,6 @@ layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: on
 layout(constant_id = 7) const bool GATED = false;
 layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normed here; k / 32. TN <= 2, WARPS_N 1 */
 layout(constant_id = 9) const bool STREAM = false; /* UNROLL: groups of a slice; slices <= WARPS_K; TN <= WARPS_K */
-layout(constant_id = 10) const bool NORM_TOGETHER = false; /* eight rows' sums and scales at once, not row by row */
 #ifdef QKV
 layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
 uint outputs()
@@ -53,7 +52,7 @@ const uint NORM_ROWS = 8 * TN;
 uint norm_tile; /* where the tile of the row at hand begins */
 const uint NORM_OWN = NORM_GROUPS > 32 ? (NORM_GROUPS + 31) / 32 : 1; /* fours of a row a lane */
 shared float norm_partial[NORMED ? NORM_ROWS * 8 : 1];
-shared float norm_scales[NORMED && NORM_TOGETHER ? NORM_ROWS : 1];
+shared float norm_scales[NORMED ? NORM_ROWS : 1];
 #define NORM_PUT(at, part, word) normed[norm_tile + (at)][part] = word
 #include "matrix_norm.glsl"
 
@@ -66,7 +65,8 @@ void load_norm_weight()
         norm_weight[o] = F32x4s(p.norm).v[min(lane + o * NORM_LANES, NORM_GROUPS * 8 - 1)];
 }
 
-/* Every workgroup norms the rows of its tiles for itself: dearer than once, cheaper than another dispatch. */
+/* Every workgroup norms the rows of its tiles for itself: dearer than once, cheaper than another dispatch. Eight rows'
+ * sums and scales at once, not row by row. */
 void norm_rows(uint first)
 {
     uint count = min(p.rows - first, NORM_ROWS), warp = gl_LocalInvocationID.y, lane = warp * WARP + warp_lane();
@@ -77,63 +77,41 @@ void norm_rows(uint first)
             bool there = r < count && lane < NORM_LANES && i < NORM_GROUPS * 8;
             x[r * NORM_OWN + o] = there ? FreshF32x4s(at(p.a, first + r, p.k, 4)).v[i] : vec4(0.0);
         }
-    if (NORM_TOGETHER) {
-        [[unroll]] for (uint j = 0; j < TN; j++) {
-            float sum[8];
-            [[unroll]] for (uint r = 0; r < 8; r++) {
-                sum[r] = 0.0;
-                [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
-                    sum[r] = add_squares(x[(j * 8 + r) * NORM_OWN + o], sum[r]);
-            }
-            /* The tree of warp_sum(), each lane with half of the rows that it had before: in the end row lane % 8. */
-            [[unroll]] for (uint left = 4; left > 0; left /= 2) {
-                uint apart = 4 / left;
-                bool odd = (warp_lane() & apart) != 0;
-                [[unroll]] for (uint r = 0; r < left; r++) {
-                    float keep = odd ? sum[2 * r + 1] : sum[2 * r], give = odd ? sum[2 * r] : sum[2 * r + 1];
-                    precise float both = keep + of_other(give, apart);
-                    sum[r] = both;
-                }
-            }
-            [[unroll]] for (uint apart = 8; apart < WARP; apart *= 2) {
-                precise float both = sum[0] + of_other(sum[0], apart);
-                sum[0] = both;
-            }
-            if (warp_lane() < 8 && warp < NORM_WARPS)
-                norm_partial[warp * NORM_ROWS + j * 8 + warp_lane()] = sum[0];
-        }
-        barrier();
-        if (lane < NORM_ROWS) {
-            precise float total = 0.0;
-            [[unroll]] for (uint w = 0; w < NORM_WARPS; w++)
-                total = total + norm_partial[w * NORM_ROWS + lane];
-            norm_scales[lane] = norm_scale(total, p.k, p.eps);
-        }
-        barrier();
-        [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
+    [[unroll]] for (uint j = 0; j < TN; j++) {
+        float sum[8];
+        [[unroll]] for (uint r = 0; r < 8; r++) {
+            sum[r] = 0.0;
             [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
-                x[r * NORM_OWN + o] = scaled(x[r * NORM_OWN + o], norm_scales[r], norm_weight[o]);
-    } else {
-        [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
-            if (r < count) {
-                float sum = 0.0;
-                [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
-                    sum = add_squares(x[r * NORM_OWN + o], sum);
-                sum = warp_sum(sum);
-                if (warp_lane() == 0 && warp < NORM_WARPS)
-                    norm_partial[r * NORM_WARPS + warp] = sum;
+                sum[r] = add_squares(x[(j * 8 + r) * NORM_OWN + o], sum[r]);
+        }
+        /* The tree of warp_sum(), each lane with half of the rows that it had before: in the end row lane % 8. */
+        [[unroll]] for (uint left = 4; left > 0; left /= 2) {
+            uint apart = 4 / left;
+            bool odd = (warp_lane() & apart) != 0;
+            [[unroll]] for (uint r = 0; r < left; r++) {
+                float keep = odd ? sum[2 * r + 1] : sum[2 * r], give = odd ? sum[2 * r] : sum[2 * r + 1];
+                precise float both = keep + of_other(give, apart);
+                sum[r] = both;
             }
-        barrier();
-        [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
-            if (r < count) {
-                precise float total = 0.0;
-                [[unroll]] for (uint w = 0; w < NORM_WARPS; w++)
-                    total = total + norm_partial[r * NORM_WARPS + w];
-                float scale = norm_scale(total, p.k, p.eps);
-                [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
-                    x[r * NORM_OWN + o] = scaled(x[r * NORM_OWN + o], scale, norm_weight[o]);
-            }
+        }
+        [[unroll]] for (uint apart = 8; apart < WARP; apart *= 2) {
+            precise float both = sum[0] + of_other(sum[0], apart);
+            sum[0] = both;
+        }
+        if (warp_lane() < 8 && warp < NORM_WARPS)
+            norm_partial[warp * NORM_ROWS + j * 8 + warp_lane()] = sum[0];
     }
+    barrier();
+    if (lane < NORM_ROWS) {
+        precise float total = 0.0;
+        [[unroll]] for (uint w = 0; w < NORM_WARPS; w++)
+            total = total + norm_partial[w * NORM_ROWS + lane];
+        norm_scales[lane] = norm_scale(total, p.k, p.eps);
+    }
+    barrier();
+    [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
+        [[unroll]] for (uint o = 0; o < NORM_OWN; o++)
+            x[r * NORM_OWN + o] = scaled(x[r * NORM_OWN + o], norm_scales[r], norm_weight[o]);
     [[unroll]] for (uint r = 0; r < NORM_ROWS; r++) {
         norm_tile = r / 8 * NORM_GROUPS * WARP;
         [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
@@ -151,6 +129,9 @@ void norm_rows(uint first)
 #define WEIGHTS_AT Units weight_base
 #define WEIGHTS_MOVE(tile) weight_base = Units(p.w + uint64_t(tile) * groups * 1024 + lane * 16);
 #define WEIGHTS_LOAD(ret, i, b, upper) ret = weight_base.v[((i) * groups + (b)) * 64 + (upper) * 32];
+#elif defined(WEIGHT_BYTES) /* STREAM only */
+#define WEIGHTS_AT uint64_t weight_block
+#define WEIGHTS_MOVE(tile) weight_block = p.w + uint64_t(tile) * groups * MATRIX_BYTES_BLOCK;
 #else
 #define LOAD_BY_64_BITS false
 #include "weights.glsl"
@@ -168,6 +149,24 @@ uint weight_row(uint tile, uint g, uint upper)
                                    weight_row(weight_tile + (i), lane / 4, upper), (b) / (SLICE / GROUP), p.k); \
         ret = type_read_octet(type_read_slice(at), at, (b) % (SLICE / GROUP), lane % 4); \
     }
+#endif
+
+/* What stream() holds of a tile's weights: HELD declares it, HOLD(u, b) loads group b as the slice's u-th, and TAKE(u)
+ * makes octets[0 and 1] of it. */
+#ifdef WEIGHT_BYTES
+#define HELD uvec4 held[AHEAD]; uint held_scales[AHEAD]; uvec4 octets[2];
+#define HOLD(u, b) \
+    held_scales[u] = UnitWords(weight_block + (b) * MATRIX_BYTES_BLOCK).v[lane / 4]; \
+    held[u] = Units(weight_block + (b) * MATRIX_BYTES_BLOCK + 32).v[lane];
+#define TAKE(u) \
+    octets[0] = octet_of_bytes(held[u].xy, unpackFloat2x16(held_scales[u]).xx); \
+    octets[1] = octet_of_bytes(held[u].zw, unpackFloat2x16(held_scales[u]).yy);
+#else
+#define HELD uvec4 held[AHEAD * 2], octets[2];
+#define HOLD(u, b) LOAD_WEIGHTS(b, held, (u) * 2)
+#define TAKE(u) \
+    octets[0] = held[(u) * 2]; \
+    octets[1] = held[(u) * 2 + 1];
 #endif
 
 #define LOAD_WEIGHTS(b, w, w_at) \
@@ -316,6 +315,11 @@ void write_tile(uint out_tile, uint row_tile, vec4 c, End end)
 
 #endif
 
+#define HOLD_TILE \
+    [[unroll]] for (uint u = 0; u < AHEAD; u++) { \
+        HOLD(u, min(begin + u, groups - 1)) \
+    }
+
 void stream()
 {
     uint lane = warp_lane(), warp_k = gl_LocalInvocationID.y, groups = p.k / 32;
@@ -325,11 +329,10 @@ void stream()
     bool ends = warp_k < TN; /* this warp adds up and writes row tile warp_k */
     WEIGHTS_AT;
     WEIGHTS_MOVE(out_tile)
-    uvec4 w[AHEAD * 2], x[AHEAD * TN];
+    HELD
+    uvec4 x[AHEAD * TN];
     End end;
-    [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-        LOAD_WEIGHTS(min(begin + u, groups - 1), w, u * 2)
-    }
+    HOLD_TILE
     if (END_IS_OLD && ends)
         end = load_end(out_tile, row_tile + warp_k);
     if (NORMED)
@@ -352,13 +355,12 @@ void stream()
         [[unroll]] for (uint j = 0; j < TN; j++)
             acc[j] = vec4(0.0);
         [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-            MULTIPLY(w, u * 2, x, u * TN)
+            TAKE(u)
+            MULTIPLY(octets, 0, x, u * TN)
         }
         if (next < tiles) {
             WEIGHTS_MOVE(next)
-            [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-                LOAD_WEIGHTS(min(begin + u, groups - 1), w, u * 2)
-            }
+            HOLD_TILE
         }
         [[unroll]] for (uint j = 0; j < TN; j++)
             partial[(warp_k * TN + j) * WARP + lane] = acc[j];
@@ -378,6 +380,7 @@ void stream()
     chain_done();
 }
 
+#ifndef WEIGHT_BYTES
 /* Tile o of a warp's own: its output tile, its row tile. Constants where WARPS_K is 1. */
 #define OWN_TILE(o) (WARPS_K == 1 ? (o) : (o) * WARPS_K + warp_k)
 #define OWNED(o) (WARPS_K == 1 || OWN_TILE(o) < TILES)
@@ -499,11 +502,16 @@ void blocks()
             write_tile(OWN_OUT(o), OWN_ROWS(o), total[o], ends[o]);
     chain_done();
 }
+#endif
 
 void main()
 {
+#ifdef WEIGHT_BYTES
+    stream();
+#else
     if (STREAM)
         stream();
     else
         blocks();
+#endif
 }

@@ -66,6 +66,8 @@
 /* How a sum over k is cut: its bits depend on it. Slices of so many groups of 32, the last one shorter. */
 #define MATRIX_MOST_SLICES 16
 #define MATRIX_LEAST_SLICE_GROUPS 4
+/* Of byte tiles (matrix.glsl): 16 rows of a group of 32, with their scales. */
+#define MATRIX_BYTES_BLOCK 544
 
 /* out[r * out_stride + j] = sum_k a[r, k] * w[j, k] (+ bias) (+ residual) as PUSH_MATMUL, a: row tiles, w: weight tiles
  * or a quantized tensor. Gated: n outputs act(w[j] a) * (w'[j] a) as row tiles, w' = w_high from its row high_row on
@@ -84,7 +86,7 @@
     U32(pages_stride) U32(page_bytes) U32(adjacent)
 /* out: weight tiles of n rows of a quantized tensor from first_row on. halves 2: rows fill tiles of 16; 1: eight rows
  * fill half `upper` of each tile. head_size (0: none): paired, that is each head's rows are put so that the two of a
- * rotation stand eight rows apart in a tile; adjacent: they are neighbours in the tensor. */
+ * rotation stand eight rows apart in a tile; adjacent: they are neighbours in the tensor. The same for byte tiles. */
 #define PUSH_MATRIX_EXPAND                                                                         \
     ADDR(w) ADDR_OUT U32(n) U32(k) U32(halves) U32(upper) U32(first_row) U32(head_size) U32(adjacent)
 /* out (row tiles) = norm(x[idx[r], :]) * weight as PUSH_RMSNORM; weight 0: x as it is. Row s begins at s * stride, a

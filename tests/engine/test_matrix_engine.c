@@ -1,7 +1,7 @@
 /* A whole model on the matrix family (emulated where the device has no such units): the bits of
  * logits are the same alone, together, in chunks, preempted, behind a shared prefix, with any
  * number of sequences beside, from tiles and from the file's blocks. Arguments: the directory for a
- * model file, a model in quantized types. */
+ * model file, models in quantized types. */
 #include <stdio.h>
 #include <unistd.h>
 
@@ -203,17 +203,19 @@ static void test_numbers(struct engine *e)
 /* All tunables at their other ends: other ways to the same tokens. */
 static void test_tuned(void)
 {
-    static const struct tuning ends = {
-        .chain_rows = 0, .norm_rows = 16, .norm_together = 1, .stream_rows = 16, .direct_input = 1};
+    static const struct tuning ends = {.byte_tiles_mib = 65536, .sample_parts = 1};
     tuning = &ends;
     test_numbers(open_engine((struct engine_options){
         .max_seqs = 9, .chunk_tokens = CHUNK, .no_prefix_cache = true})); /* 16 rows a step */
     tuning = NULL;
 }
 
-/* A file's blocks of several types beside their tiles. */
+/* A file's blocks beside their tiles: of several types, or of those that streams read as bytes. */
 static void test_blocks(const char *path)
 {
+    struct tuning bytes = tuning_defaults();
+    bytes.byte_tiles_mib = 0; /* whatever the size */
+    tuning = &bytes;
     static const uint32_t ids[] = {1, 282, 201, 43, 595};
     struct model *m = NULL;
     struct err_msg why;
@@ -242,6 +244,7 @@ static void test_blocks(const char *path)
         close_engine(&e);
     }
     CHECK(memcmp(tokens[0], tokens[1], sizeof tokens[0]) == 0);
+    tuning = NULL;
     model_close(&m);
 }
 
@@ -285,6 +288,7 @@ int main(int argc, char **argv)
     }
     model_close(&m);
     oracle_destroy(&o);
-    test_blocks(argv[2]);
+    for (int i = 2; i < argc; i++)
+        test_blocks(argv[i]);
     return check_report();
 }

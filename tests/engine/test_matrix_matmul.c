@@ -1,5 +1,5 @@
 /* matrix_expand and matrix_matmul: against naive twins over random shapes, and bit by bit between
- * variants, sources (tiles, the file's blocks) and batch sizes. Arguments: the tensor types to
+ * variants, sources (tiles, byte tiles, the file's blocks) and batch sizes. Arguments: the tensor types to
  * test, by name. */
 #include "tests/engine/dequant_twin.h"
 #include "tests/engine/matrix_bed.h"
@@ -55,7 +55,8 @@ static bool same_half(uint16_t a, uint16_t b)
 }
 
 static void expand(struct bed *b, struct matrix *m, const struct weights *w, uint32_t first,
-                   uint32_t n, uint32_t halves, uint32_t upper, const struct tensor *out)
+                   uint32_t n, uint32_t halves, uint32_t upper, enum matrix_form form,
+                   const struct tensor *out)
 {
     struct err_msg why = {""};
     struct push_matrix_expand p = {.w = w->device.address,
@@ -65,10 +66,10 @@ static void expand(struct bed *b, struct matrix *m, const struct weights *w, uin
                                    .halves = halves,
                                    .upper = upper,
                                    .first_row = first};
-    CHECK_OK(matrix_prepare_expand(m, w->type, &why), why);
+    CHECK_OK(matrix_prepare_expand(m, w->type, form, &why), why);
     CHECK_OK(matrix_compile(m, &why), why);
     bed_begin(b);
-    matrix_expand(m, &p, w->type);
+    matrix_expand(m, &p, w->type, form);
     bed_run(b);
 }
 
@@ -77,7 +78,7 @@ struct matmul_case {
     bool gated, gelu, fused; /* fused: both in w[0] */
     uint32_t n, k, rows, stride, high_row;
     bool in_place; /* residual == out */
-    struct tensor tiles, bias_t, residual_t;
+    struct tensor tiles, bytes, bias_t, residual_t; /* bytes: address 0: not of this type */
     uint16_t *a; /* rows x k */
     float *bias, *residual;
     float *x, *norm;  /* F32 rows and a norm's weight, instead of a; NULL: none */
@@ -113,17 +114,60 @@ static void check_tiles(struct bed *b, const struct matmul_case *c)
     free(got);
 }
 
-static void make_tiles(struct bed *b, struct matrix *m, struct matmul_case *c)
+/* Full blocks: [8][2] scales, [32 lanes][2][8] integers + 128, of which those of padding rows times
+ * their scale, 0, are 0. */
+static void check_bytes(struct bed *b, const struct matmul_case *c)
 {
-    c->tiles = bed_tensor(b, NULL, matrix_tiles_bytes(c->gated ? (c->n + 7) / 8 * 16 : c->n, c->k));
+    static const uint32_t byte_of[4] = {0, 2, 1, 3};
+    uint8_t *got = take(c->bytes.bytes);
+    uint32_t per_tile = c->gated ? 8 : 16, tiles = (c->n + per_tile - 1) / per_tile;
+    size_t wrong = 0;
+    bed_get(b, &c->bytes, got);
+    for (uint32_t t = 0; t < tiles; t++)
+        for (uint32_t s = 0; s < 16; s++) {
+            bool high = c->gated && s >= 8;
+            uint32_t row = t * per_tile + (high ? s - 8 : s);
+            for (uint32_t i = 0; i < c->k; i++) {
+                const uint8_t *block = got + (size_t)(t * (c->k / 32) + i / 32) * 544;
+                struct octet_place o = octet_place(i);
+                uint16_t scale;
+                memcpy(&scale, block + (s % 8 * 2 + s / 8) * 2, 2);
+                uint8_t byte = block[32 + (s % 8 * 4 + o.q) * 16 + s / 8 * 8 + o.i / 4 * 4 +
+                                     byte_of[o.i % 4]];
+                uint16_t want = row < c->n ? weight_half(c, row, i, high) : 0,
+                         have = quant_to_half(half_value(scale) * ((int)byte - 128));
+                if (!same_half(have, want) && wrong++ == 0)
+                    fprintf(stderr, "    bytes, type %u row %u value %u: %04x, expected %04x\n",
+                            (unsigned)c->w[0].type, row, i, have, want);
+            }
+        }
+    CHECK_INT(wrong, 0);
+    free(got);
+}
+
+static struct tensor make_form(struct bed *b, struct matrix *m, struct matmul_case *c,
+                               enum matrix_form form)
+{
+    uint32_t rows = c->gated ? (c->n + 7) / 8 * 16 : c->n;
+    struct tensor out = bed_tensor(b, NULL, matrix_form_bytes(form, rows, c->k));
     if (c->gated) {
-        expand(b, m, &c->w[0], 0, c->n, 1, 0, &c->tiles);
-        expand(b, m, &c->w[c->fused ? 0 : 1], c->high_row, c->n, 1, 1, &c->tiles);
+        expand(b, m, &c->w[0], 0, c->n, 1, 0, form, &out);
+        expand(b, m, &c->w[c->fused ? 0 : 1], c->high_row, c->n, 1, 1, form, &out);
     } else {
-        expand(b, m, &c->w[0], 0, c->n, 2, 0, &c->tiles);
+        expand(b, m, &c->w[0], 0, c->n, 2, 0, form, &out);
     }
     bed_check(b);
+    return out;
+}
+
+static void make_tiles(struct bed *b, struct matrix *m, struct matmul_case *c)
+{
+    c->tiles = make_form(b, m, c, MATRIX_TILES);
     check_tiles(b, c);
+    if (matrix_form_takes(MATRIX_BYTES, c->w[0].type)) {
+        c->bytes = make_form(b, m, c, MATRIX_BYTES);
+        check_bytes(b, c);
+    }
 }
 
 static void make_case(struct bed *b, struct matrix *m, enum tensor_type type, uint32_t rows,
@@ -164,15 +208,25 @@ static void free_case(struct matmul_case *c)
     free(c->norm);
 }
 
-static struct matrix_weight describe(const struct matmul_case *c, bool tiles)
+/* What a matmul reads. */
+enum source { FILE_BLOCKS, F16_TILES, BYTE_TILES, SOURCES };
+static const char *const source_names[SOURCES] = {"blocks", "tiles", "bytes"};
+
+static bool reads(const struct matmul_case *c, size_t variant, enum source source)
+{
+    return source != BYTE_TILES || (c->bytes.address != 0 && matrix_variant_streams(variant));
+}
+
+static struct matrix_weight describe(const struct matmul_case *c, enum source source)
 {
     struct matrix_weight w = {.type = c->w[0].type,
                               .rows = c->n,
                               .cols = c->k,
                               .gated = c->gated,
                               .high_row = c->high_row};
-    if (tiles) {
+    if (source != FILE_BLOCKS) {
         w.tiles = c->tiles.address;
+        w.bytes = source == BYTE_TILES ? c->bytes.address : 0;
         return w;
     }
     w.address = c->w[0].device.address;
@@ -209,8 +263,8 @@ static void norm_case(struct bed *b, struct matrix *m, const struct matmul_case 
 }
 
 /* Plain: f32 [count][stride] as the kernel leaves it. Gated: f16 [count][n] of the row tiles. */
-static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case *c, bool tiles,
-                      uint32_t first, uint32_t count)
+static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case *c,
+                      enum source source, uint32_t first, uint32_t count)
 {
     struct err_msg why = {""};
     size_t mark_count = b->count;
@@ -227,7 +281,7 @@ static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case 
     struct tensor out = bed_tensor(b, c->in_place ? c->residual + skip : NULL, bytes),
                   a_t = bed_tensor(b, a, a_bytes);
     free(a);
-    struct matrix_weight w = describe(c, tiles);
+    struct matrix_weight w = describe(c, source);
     struct push_matrix_matmul p = {.a = a_t.address,
                                    .bias = c->bias_t.address,
                                    .residual = c->in_place   ? out.address
@@ -345,7 +399,7 @@ static uint32_t fitting(const struct matrix *m, uint32_t k)
     return all;
 }
 
-/* variants: a bit each; both sources with each that fits, or the first. */
+/* variants: a bit each; all sources with each that fits, or the first. */
 static void test_matmul(struct bed *b, struct matrix *m, enum tensor_type type, uint32_t rows,
                         uint32_t k, bool gated, uint32_t variants)
 {
@@ -357,31 +411,34 @@ static void test_matmul(struct bed *b, struct matrix *m, enum tensor_type type, 
         variants = fit & -fit; /* the first */
     uint32_t first = below(b, rows), some = 1 + below(b, rows - first);
     char *usual = NULL;
+    matrix_force_groups(m, below(b, 4)); /* of up to five tiles, or ten */
     for (size_t v = 0; v < matrix_variants(); v++)
-        for (int tiles = 1; tiles >= 0; tiles--) {
-            if ((variants >> v & 1) == 0 || !matrix_variant_fits(m, v, k))
+        for (enum source source = 0; source < SOURCES; source++) {
+            if ((variants >> v & 1) == 0 || !matrix_variant_fits(m, v, k) || !reads(&c, v, source))
                 continue;
             matrix_force(m, (int)v);
-            char *got = run_case(b, m, &c, tiles, 0, rows);
+            char *got = run_case(b, m, &c, source, 0, rows);
             if (usual == NULL) {
                 double worst = gated ? worst_gated(&c, (uint16_t *)(void *)got)
                                      : worst_plain(&c, (float *)(void *)got);
                 if (!CHECK(worst <= 1))
                     say(&c, "of the bound:", worst);
                 usual = got;
-                got = run_case(b, m, &c, tiles, first, 1);
+                got = run_case(b, m, &c, source, first, 1);
                 CHECK(memcmp(usual + first * row, got, row) == 0 && "alone, same bits");
                 free(got);
                 matrix_force_far(m, true);
-                got = run_case(b, m, &c, tiles, 0, rows);
+                got = run_case(b, m, &c, source, 0, rows);
                 CHECK(memcmp(usual, got, rows * row) == 0 && "weights shared, same bits");
                 matrix_force_far(m, false);
             } else if (!CHECK(memcmp(usual, got, rows * row) == 0 && "same bits")) {
-                say(&c, tiles ? "tiles, variant" : "blocks, variant", (double)v);
+                fprintf(stderr, "    %s, ", source_names[source]);
+                say(&c, "variant", (double)v);
             }
             free(got);
         }
-    char *part = run_case(b, m, &c, false, first, some);
+    matrix_force_groups(m, 0);
+    char *part = run_case(b, m, &c, FILE_BLOCKS, first, some);
     CHECK(memcmp(usual + first * row, part, some * row) == 0 && "among others, same bits");
     free(part);
     free(usual);
@@ -399,19 +456,18 @@ static void test_prepare(struct bed *b, struct matrix *m)
         t.stream_rows = stream_rows;
         matrix_tune(m, &t);
         for (uint32_t rows = 1; rows <= 21; rows += 4)
-            free(run_case(b, m, &c, true, 0, rows));
+            free(run_case(b, m, &c, F16_TILES, 0, rows));
     }
     free_case(&c);
 }
 
 /* Norms inside have the bits of matrix_rows() before: each of the few rows, and each one alone. */
-static void test_norm(struct bed *b, enum tensor_type type, bool together, bool emulated)
+static void test_norm(struct bed *b, enum tensor_type type, bool emulated)
 {
     static const uint32_t widths[] = {32, 256, 1024, 1056, 1536}; /* one octet a lane, and two */
     struct err_msg why = {""};
     struct tuning tuning = tuning_defaults();
     tuning.norm_rows = 16; /* two tiles of rows */
-    tuning.norm_together = together;
     for (size_t i = 0; i < ARRAY_LEN(widths); i++) {
         struct matmul_case c;
         struct matrix *m = NULL;
@@ -427,16 +483,19 @@ static void test_norm(struct bed *b, enum tensor_type type, bool together, bool 
                 c.k != widths[i]) /* blocks of 256 */
                 continue;
             matrix_force(m, (int)v);
-            for (int tiles = 0; tiles < 2; tiles++) {
+            matrix_force_groups(m, below(b, 4));
+            for (enum source source = 0; source < SOURCES; source++) {
+                if (!reads(&c, v, source))
+                    continue;
                 c.norm_inside = false;
-                char *want = run_case(b, m, &c, tiles, 0, c.rows);
+                char *want = run_case(b, m, &c, source, 0, c.rows);
                 c.norm_inside = true;
-                char *got = run_case(b, m, &c, tiles, 0, c.rows);
+                char *got = run_case(b, m, &c, source, 0, c.rows);
                 if (!CHECK(memcmp(want, got, (size_t)c.rows * c.n * 2) == 0))
                     say(&c, "norms inside, variant", (double)v);
                 free(got);
                 uint32_t last = c.rows - 1;
-                got = run_case(b, m, &c, tiles, last, 1);
+                got = run_case(b, m, &c, source, last, 1);
                 CHECK(memcmp(want + (size_t)last * c.n * 2, got, c.n * 2) == 0);
                 free(got);
                 free(want);
@@ -477,9 +536,7 @@ int main(int argc, char **argv)
             TENSOR_TYPES(X)
 #undef X
             if (strcmp(argv[i], "Q8_0") == 0)
-                test_norm(&b, TENSOR_Q8_0, true, emulated);
-            if (strcmp(argv[i], "Q4_K") == 0)
-                test_norm(&b, TENSOR_Q4_K, false, emulated);
+                test_norm(&b, TENSOR_Q8_0, emulated);
         }
         test_prepare(&b, m);
         matrix_destroy(&m);

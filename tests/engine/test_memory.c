@@ -55,7 +55,9 @@ static void test_tiles(const struct model *m)
 {
     struct gpu_device_info device = {
         .name = "card", .usable = true, .memory_bytes = 80 * GiB, .matrix_f16 = true};
-    struct engine_options o = {.max_seqs = 64};
+    struct tuning tuning = tuning_defaults();
+    tuning.byte_tiles_mib = 64; /* none */
+    struct engine_options o = {.max_seqs = 64, .tuning = &tuning};
     struct engine_memory p = {0};
     struct err_msg why = {""};
     uint64_t plain = plan(m, 80 * GiB, 80 * GiB, &o).weight_bytes;
@@ -81,7 +83,7 @@ static void test_tiles(const struct model *m)
     CHECK_INT(p.weight_bytes, plain);
     device.memory_bytes = 80 * GiB;
     /* A buffer of them that the device does not allow: the output's, or a layer's. */
-    uint64_t largest, all = weights_tiles_bytes(m, &largest);
+    uint64_t largest, all = weights_tiles_bytes(m, &tuning, MATRIX_TILES, &largest);
     CHECK(all == tiles && largest < all && largest * (m->n_layer + 1) >= all);
     device.max_buffer_bytes = largest + 64 * 1024;
     CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
@@ -96,6 +98,30 @@ static void test_tiles(const struct model *m)
     o = (struct engine_options){.max_seqs = 64, .family = ENGINE_PLAIN};
     CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
     CHECK_INT(p.weight_bytes, plain);
+}
+
+/* Byte tiles beside both, where all copies take no more than half. */
+static void test_byte_tiles(const struct model *m)
+{
+    struct gpu_device_info device = {
+        .name = "card", .usable = true, .memory_bytes = 80 * GiB, .matrix_f16 = true};
+    struct tuning tuning = tuning_defaults();
+    struct engine_options o = {.max_seqs = 64, .tuning = &tuning};
+    struct engine_memory p = {0};
+    struct err_msg why = {""};
+    uint64_t largest, tiles = weights_tiles_bytes(m, &tuning, MATRIX_TILES, &largest);
+    uint64_t plain = plan(m, 80 * GiB, 80 * GiB, &o).weight_bytes;
+    CHECK_INT(weights_tiles_bytes(m, &tuning, MATRIX_BYTES, &largest), 0); /* a tiny model */
+    tuning.byte_tiles_mib = 0;
+    uint64_t bytes = weights_tiles_bytes(m, &tuning, MATRIX_BYTES, &largest);
+    CHECK(bytes > tiles / 3 && bytes < tiles * 5 / 9);
+    CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain + tiles + bytes);
+    uint64_t enough = plain + 2 * (tiles + bytes);
+    CHECK_OK(engine_plan_memory(m, &device, enough, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain + tiles + bytes);
+    CHECK_OK(engine_plan_memory(m, &device, enough - 1, &o, &p, &why), why);
+    CHECK_INT(p.weight_bytes, plain + tiles);
 }
 
 static void test_long_context(const struct model *m)
@@ -237,6 +263,8 @@ int main(int argc, char **argv)
         test_engine_agrees(m, ENGINE_EMULATED, false);
         if (i == 1)
             test_engine_agrees(m, ENGINE_EMULATED, true);
+        if (i + 1 == argc) /* Q8_0 */
+            test_byte_tiles(m);
         model_close(&m);
     }
     return check_report();
