@@ -66,15 +66,14 @@ float grown(float low, float high) /* 2^(low - high), low <= high */
     }
 
 #define LOAD_PAGES(chunk) \
-    { \
-        [[unroll]] for (uint c = 0; c < CHUNK_PAGES; c++) \
-            page[c] = pages.v[min((chunk) * CHUNK_PAGES + c, task_last / PAGE_TOKENS)]; \
-        [[unroll]] for (uint c = 0; c < CHUNK_PAGES; c++) \
-            page[c] = p.kv + page[c] * p.page_bytes + head_offset; \
-    }
+    [[unroll]] for (uint c = 0; c < CHUNK_PAGES; c++) \
+        page[c] = pages.v[min((chunk) * CHUNK_PAGES + c, task_last / PAGE_TOKENS)]; \
+    [[unroll]] for (uint c = 0; c < CHUNK_PAGES; c++) \
+        page[c] = p.kv + page[c] * p.page_bytes + head_offset;
 
-#define LOAD_CHUNK \
+#define LOAD_CHUNK(chunk) \
     { \
+        LOAD_PAGES(chunk) \
         [[unroll]] for (uint c = 0; c < CHUNK_PAGES; c++) \
             KEYS_LOAD(c, c * 2 * BLOCKS) \
         [[unroll]] for (uint c = 0; c < CHUNK_PAGES; c++) \
@@ -114,7 +113,6 @@ void main()
 
     /* While few workgroups wait for the dispatch before, they rehearse: the same with what is there, for nothing but
      * to have instructions, keys and values near. */
-    LOAD_PAGES(first_chunk + warp_k)
     bool rehearse = CHAINED && p.chain != 0 && gl_NumWorkGroups.x * gl_NumWorkGroups.y <= REHEARSE_GROUPS;
     while (true) {
         if (!rehearse)
@@ -152,10 +150,10 @@ void main()
             [[unroll]] for (uint j = 0; j < TN; j++)
                 sum[j] = vec4(NOTHING, NOTHING, 0.0, 0.0);
             if (UNIFORM_WARPS || there) {
-                if (round != first_chunk) /* else they are there */
-                    LOAD_PAGES(chunk)
                 if (VALUES == 2) {
-                    LOAD_CHUNK
+                    LOAD_CHUNK(chunk)
+                } else {
+                    LOAD_PAGES(chunk)
                 }
                 vec4 score[TN * CHUNK_PAGES * 2];
                 [[unroll]] for (uint i = 0; i < TN * CHUNK_PAGES * 2; i++)

@@ -92,9 +92,9 @@ static uint32_t cut(struct bed *b, const struct setup *u, uint32_t most, bool ra
     return count;
 }
 
-/* Rows that no task has stay untouched. */
-static uint16_t *run(struct bed *b, struct matrix *m, const struct setup *u,
-                     const struct attention_task *tasks, uint32_t count, bool few)
+/* Rows that no task has stay untouched. chained: as a dispatch that waits for another one might. */
+static uint16_t *run_in(struct bed *b, struct matrix *m, const struct setup *u,
+                        const struct attention_task *tasks, uint32_t count, bool few, bool chained)
 {
     size_t mark_count = b->count;
     uint64_t mark_used = b->used;
@@ -114,8 +114,10 @@ static uint16_t *run(struct bed *b, struct matrix *m, const struct setup *u,
                                       .scale = 1 / sqrtf((float)u->cache.head_size),
                                       .softcap = u->s.softcap};
     bed_begin(b);
+    gpu_chain(b->gpu, chained);
     matrix_attention(m, &p, count, few);
     bed_run(b);
+    gpu_chain(b->gpu, false);
     bed_check(b);
     uint16_t *got = take(out.bytes);
     bed_get(b, &out, got);
@@ -128,6 +130,12 @@ static uint16_t *run(struct bed *b, struct matrix *m, const struct setup *u,
         untouched += got[i] == UNTOUCHED;
     CHECK_INT(untouched, out.bytes / 2 - rows * q_cols);
     return got;
+}
+
+static uint16_t *run(struct bed *b, struct matrix *m, const struct setup *u,
+                     const struct attention_task *tasks, uint32_t count, bool few)
+{
+    return run_in(b, m, u, tasks, count, few, false);
 }
 
 static bool same_rows(const struct setup *u, const uint16_t *a, const uint16_t *b, uint32_t first,
@@ -226,6 +234,11 @@ static void test_attention(struct bed *b, struct matrix *m, const struct attenti
     if (!CHECK(same_rows(&u, usual, few, 0, u.rows) && "few and many, same bits"))
         fprintf(stderr, "    size %u, %u heads of %u\n", u.cache.head_size, u.cache.n_head,
                 u.cache.n_head_kv);
+    for (uint32_t r = 0; r < u.rows; r++) { /* few workgroups in a chain rehearse */
+        uint16_t *alone = run_in(b, m, &u, &tasks[r], 1, true, true);
+        CHECK(same_rows(&u, usual, alone, r, 1) && "alone in a chain, same bits");
+        free(alone);
+    }
     test_stale(b, m, &u, usual);
     free(usual);
     free(other);
@@ -238,9 +251,10 @@ static const struct attention_shape shapes[] = {
     {32, 1, 2, {0, 29, 126}, {9, 6, 5}, 0, 0},     {32, 8, 1, {120, 0, 383}, {11, 3, 2}, 0, 0},
     {32, 12, 1, {30, 255, 0}, {5, 4, 1}, 40, 0},   {64, 7, 2, {0, 250, 127}, {10, 8, 3}, 0, 0},
     {64, 2, 1, {100, 0, 300}, {33, 2, 1}, 96, 30}, {64, 3, 1, {31, 128, 399}, {2, 1, 1}, 1, 0},
-    {64, 12, 1, {0, 62, 256}, {6, 4, 2}, 0, 5},    {96, 3, 1, {90, 0, 128}, {9, 40, 1}, 33, 0},
-    {96, 1, 1, {120, 0, 380}, {16, 1, 5}, 0, 0},   {128, 8, 1, {0, 127, 250}, {17, 3, 9}, 0, 0},
-    {128, 2, 1, {60, 0, 124}, {8, 1, 8}, 130, 50}, {128, 7, 1, {376, 0, 0}, {10, 1, 0}, 200, 0},
+    {64, 12, 1, {0, 62, 256}, {6, 4, 2}, 0, 5},    {64, 7, 1, {511, 640, 0}, {2, 1, 1}, 0, 0},
+    {96, 3, 1, {90, 0, 128}, {9, 40, 1}, 33, 0},   {96, 1, 1, {120, 0, 380}, {16, 1, 5}, 0, 0},
+    {128, 8, 1, {0, 127, 250}, {17, 3, 9}, 0, 0},  {128, 2, 1, {60, 0, 124}, {8, 1, 8}, 130, 50},
+    {128, 7, 1, {376, 0, 0}, {10, 1, 0}, 200, 0},
 };
 
 static void test_all(struct bed *b, bool emulated)
@@ -260,7 +274,9 @@ static void test_all(struct bed *b, bool emulated)
 int main(void)
 {
     struct bed b;
+    struct err_msg why = {""};
     bed_start_types(&b, 8 << 20, 0xa77e47, 0);
+    CHECK_OK(gpu_chain_create(b.gpu, &why), why);
     test_all(&b, true);
     if (gpu_info(b.gpu)->matrix_f16)
         test_all(&b, false);
