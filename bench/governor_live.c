@@ -50,7 +50,8 @@ static const struct option table[] = {
     {"target-c", 0, OPTION_FLOAT, AT(target_c), .min = 20, .max = 110, .arg = "CELSIUS",
      .help = "their target (default: by --above-idle)"},
     {"above-idle", 0, OPTION_FLOAT, AT(above_idle_c), .min = 1, .max = 80, .arg = "CELSIUS",
-     .help = "their target, so many degrees above the idle card (default 10)"},
+     .help = "their target, so many degrees above the idle card (default: two thirds of what the "
+             "free one was, at least 10)"},
     {"seconds", 0, OPTION_FLOAT, AT(seconds), .min = 1, .max = 1e5, .arg = "SECONDS",
      .help = "of each run (default 120)"},
     {"idle", 0, OPTION_FLOAT, AT(idle_s), .min = 1, .max = 1000, .arg = "SECONDS",
@@ -66,7 +67,7 @@ struct live {
     struct engine *engine;
     struct sensor *sensor;
     struct work work;
-    double idle_c;
+    double idle_c, target_c;
     uint64_t start_ns;
     /* Between the sensor's thread and the engine's: */
     atomic_uint delay_us;
@@ -204,10 +205,19 @@ static struct phase phase(struct live *l, const char *name, enum governor_law la
 {
     struct governor_config c = governor_defaults();
     c.law = law;
-    c.limits.target_c = l->o->target_c > 0 ? l->o->target_c : l->idle_c + l->o->above_idle_c;
+    c.limits.target_c = l->target_c;
     struct phase p = {.live = l, .name = name, .until_c = -1000};
     governor_init(&p.governor, c);
     return p;
+}
+
+/* A large chip is hotter by more than 10 degrees a second after work begins: a target so near the
+ * idle card would be all leaps. */
+static void choose_target(struct live *l, double free_c)
+{
+    double above_c =
+        l->o->above_idle_c > 0 ? l->o->above_idle_c : fmax(10, (free_c - l->idle_c) * 2 / 3);
+    l->target_c = l->o->target_c > 0 ? l->o->target_c : l->idle_c + above_c;
 }
 
 static enum err measure(struct live *l, const struct laws *laws, struct err_msg *why)
@@ -222,6 +232,7 @@ static enum err measure(struct live *l, const struct laws *laws, struct err_msg 
     l->idle_c = idle.sum_c / idle.temps;
     struct phase none = phase(l, "none", GOVERNOR_OFF);
     e = run_phase(&none, l->o->seconds, false, why);
+    choose_target(l, none.temps > 0 ? none.sum_c / none.temps : l->idle_c);
     for (size_t i = 0; e == ERR_OK && i < laws->count; i++) {
         struct phase cool = phase(l, "cool", GOVERNOR_OFF);
         struct phase governed = phase(l, laws->list[i].name, laws->list[i].law);
@@ -311,7 +322,6 @@ int cmd_governor_live(int argc, char **argv)
                              .prompt = 128,
                              .gen = 256,
                              .laws = "ramp,pi",
-                             .above_idle_c = 10,
                              .seconds = 120,
                              .idle_s = 10,
                              .cool_s = 60,

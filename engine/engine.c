@@ -81,9 +81,8 @@ static enum err make_matrices(struct engine *e, struct err_msg *why)
     bool forms[MATRIX_FORMS];
     memory_choose_forms(e, gpu_memory_free(e->gpu), forms);
     struct err_msg other = {""};
-    enum err r =
-        weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, forms, &e->tuning,
-                              e->max_rows, &other);
+    enum err r = weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, forms, &e->tuning,
+                                       e->max_rows, &other);
     if (r == ERR_NOMEM && forms[MATRIX_TILES]) { /* other programs took it since */
         log_warn("without tiles of the weights, and slower: %s", other.text);
         weights_free_tiles(&e->weights, e->gpu, e->model->n_layer);

@@ -52,13 +52,13 @@ static const struct type_code {
     struct code expand[MATRIX_FORMS];
     struct code matmul[2];
 } types[] = {
-    TYPE(TENSOR_F32, f32, {0}),      TYPE(TENSOR_F16, f16, {0}),
-    TYPE(TENSOR_BF16, bf16, {0}),    BYTES_TYPE(TENSOR_Q4_0, q4_0),
-    TYPE(TENSOR_Q4_1, q4_1, {0}),    BYTES_TYPE(TENSOR_Q5_0, q5_0),
-    TYPE(TENSOR_Q5_1, q5_1, {0}),    BYTES_TYPE(TENSOR_Q8_0, q8_0),
-    TYPE(TENSOR_Q2_K, q2_k, {0}),    TYPE(TENSOR_Q3_K, q3_k, {0}),
-    TYPE(TENSOR_Q4_K, q4_k, {0}),    TYPE(TENSOR_Q5_K, q5_k, {0}),
-    TYPE(TENSOR_Q6_K, q6_k, {0}),    BYTES_TYPE(TENSOR_IQ4_NL, iq4_nl),
+    TYPE(TENSOR_F32, f32, {0}),       TYPE(TENSOR_F16, f16, {0}),
+    TYPE(TENSOR_BF16, bf16, {0}),     BYTES_TYPE(TENSOR_Q4_0, q4_0),
+    TYPE(TENSOR_Q4_1, q4_1, {0}),     BYTES_TYPE(TENSOR_Q5_0, q5_0),
+    TYPE(TENSOR_Q5_1, q5_1, {0}),     BYTES_TYPE(TENSOR_Q8_0, q8_0),
+    TYPE(TENSOR_Q2_K, q2_k, {0}),     TYPE(TENSOR_Q3_K, q3_k, {0}),
+    TYPE(TENSOR_Q4_K, q4_k, {0}),     TYPE(TENSOR_Q5_K, q5_k, {0}),
+    TYPE(TENSOR_Q6_K, q6_k, {0}),     BYTES_TYPE(TENSOR_IQ4_NL, iq4_nl),
     TYPE(TENSOR_IQ4_XS, iq4_xs, {0}), TYPE(TENSOR_MXFP4, mxfp4, {0}),
 };
 enum { MANY_ROWS = 1 << 30 };
@@ -443,8 +443,8 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                              gated,
                              normed ? m->norm_groups : 0,
                              v->stream};
-    struct push_shape push = source == PAIRED || source == PAIRED_BYTES ? CHAINED(matrix_qkv)
-                                                                        : CHAINED(matrix_matmul);
+    struct push_shape push =
+        source == PAIRED || source == PAIRED_BYTES ? CHAINED(matrix_qkv) : CHAINED(matrix_matmul);
     if (v->unroll == 0 ||
         v->warps_k == 1) /* reads its rows through caches that a chain would not refresh */
         push.chain_at = 0;

@@ -45,7 +45,8 @@ uint64_t memory_choose_forms(const struct engine *e, uint64_t free_bytes, bool r
     uint64_t buffer = e->info.device.max_buffer_bytes, taken = 0;
     bool wanted = !e->options.no_tiles && memory_uses_matrix(e);
     for (enum matrix_form form = 0; form < MATRIX_FORMS; form++) {
-        uint64_t largest = 0, bytes = wanted ? weights_tiles_bytes(e->model, &e->tuning, form, &largest) : 0;
+        uint64_t largest = 0,
+                 bytes = wanted ? weights_tiles_bytes(e->model, &e->tuning, form, &largest) : 0;
         bool in_one = buffer == 0 || largest + BUFFER_SLACK_BYTES <= buffer;
         ret[form] = in_one && bytes > 0 && (taken + bytes) * 10 <= room * tenths[form];
         wanted = ret[form];
@@ -146,7 +147,8 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
     uint64_t scratch = min_u64(e->max_logit_rows, split_rows) * SAMPLE_SCRATCH_WORDS * 4;
     uint64_t halves = 0; /* f16 rows and the whole tiles that are read behind them */
     bool matrix = memory_uses_matrix(e), dense = matrix && m->n_expert == 0;
-    bool inside = dense && gates_inside(e), direct = e->tuning.direct_input != 0 && e->info.device.shares_memory;
+    bool inside = dense && gates_inside(e),
+         direct = e->tuning.direct_input != 0 && e->info.device.shares_memory;
     if (matrix)
         halves = (div_up(e->max_rows, MATRIX_PAD_ROWS) + 1) * MATRIX_PAD_ROWS * sizeof(uint16_t);
     const struct engine_buffer table[] = {

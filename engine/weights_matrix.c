@@ -73,8 +73,8 @@ static void describe(struct layer_weights *l, const struct model *m)
 /* Whether the form is made of matrices of so many rows, and of a tensor's type. */
 static bool pays(enum matrix_form form, const struct tuning *t, uint64_t rows, uint64_t cols)
 {
-    return form == MATRIX_TILES ||
-           matrix_tiles_bytes(rows, cols) > (uint64_t)t->byte_tiles_mib << 20;
+    return form == MATRIX_TILES || matrix_tiles_bytes(rows, cols) > (uint64_t)t->byte_tiles_mib
+                                                                        << 20;
 }
 
 static bool takes(const struct parts *p, const struct weight *w)
@@ -171,7 +171,8 @@ static void move(const struct parts *p, uint64_t base)
     }
 }
 
-/* Blocks of a workgroup read its whole tiles, also behind the last row of a buffer's last matrix. */
+/* Blocks of a workgroup read its whole tiles, also behind the last row of a buffer's last matrix.
+ */
 static uint64_t behind_bytes(enum matrix_form form, uint64_t cols)
 {
     return form == MATRIX_TILES ? MATRIX_PAD_TILES * matrix_tiles_bytes(16, cols) : 0;
@@ -251,9 +252,8 @@ static enum err prepare(struct weights *w, struct matrix *x, const struct model 
     return e == ERR_OK ? matrix_compile(x, why) : e;
 }
 
-static enum err make_form(struct weights *w, struct gpu *g, struct matrix *x,
-                          const struct model *m, enum matrix_form form, const struct tuning *t,
-                          struct err_msg *why)
+static enum err make_form(struct weights *w, struct gpu *g, struct matrix *x, const struct model *m,
+                          enum matrix_form form, const struct tuning *t, struct err_msg *why)
 {
     enum err e = ERR_OK;
     w->tiles[form] = calloc(m->n_layer + 1, sizeof *w->tiles[form]);

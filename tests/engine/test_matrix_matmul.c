@@ -1,6 +1,6 @@
 /* matrix_expand and matrix_matmul: against naive twins over random shapes, and bit by bit between
- * variants, sources (tiles, byte tiles, the file's blocks) and batch sizes. Arguments: the tensor types to
- * test, by name. */
+ * variants, sources (tiles, byte tiles, the file's blocks) and batch sizes. Arguments: the tensor
+ * types to test, by name. */
 #include "tests/engine/dequant_twin.h"
 #include "tests/engine/matrix_bed.h"
 
@@ -77,9 +77,9 @@ struct matmul_case {
     struct weights w[2];     /* gated: the gates' and the values' tensor */
     bool gated, gelu, fused; /* fused: both in w[0] */
     uint32_t n, k, rows, stride, high_row;
-    bool in_place; /* residual == out */
+    bool in_place;                                  /* residual == out */
     struct tensor tiles, bytes, bias_t, residual_t; /* bytes: address 0: not of this type */
-    uint16_t *a; /* rows x k */
+    uint16_t *a;                                    /* rows x k */
     float *bias, *residual;
     float *x, *norm;  /* F32 rows and a norm's weight, instead of a; NULL: none */
     bool norm_inside; /* the matmul norms them itself, not matrix_rows() */
@@ -132,8 +132,8 @@ static void check_bytes(struct bed *b, const struct matmul_case *c)
                 struct octet_place o = octet_place(i);
                 uint16_t scale;
                 memcpy(&scale, block + (s % 8 * 2 + s / 8) * 2, 2);
-                uint8_t byte = block[32 + (s % 8 * 4 + o.q) * 16 + s / 8 * 8 + o.i / 4 * 4 +
-                                     byte_of[o.i % 4]];
+                uint8_t byte =
+                    block[32 + (s % 8 * 4 + o.q) * 16 + s / 8 * 8 + o.i / 4 * 4 + byte_of[o.i % 4]];
                 uint16_t want = row < c->n ? weight_half(c, row, i, high) : 0,
                          have = quant_to_half(half_value(scale) * ((int)byte - 128));
                 if (!same_half(have, want) && wrong++ == 0)

@@ -152,6 +152,10 @@ static void test_degrees(void)
         {85, 50, -100},  {86, 50, 50},   {97, 20, 20}, /* after a silence */
     };
     tell_degrees("%g 100 300", list, ARRAY_LEN(list));
+    /* A large chip (an H100) whose duty changes: true from one second to the next. */
+    static const struct told leaps[] = {{1, 44, 44}, {2, 52, 52}, {3, 54, 54},
+                                        {4, 48, 48}, {5, 51, 51}, {6, 45, 45}};
+    tell_degrees("%g 100 300", leaps, ARRAY_LEN(leaps));
     /* The margin to a card's limit, which falls when it heats up. */
     static const struct told margins[] = {{1, 30, -30}, {2, 127, -100}, {3, 31, -31},
                                           {4, 22, -22}, {5, -60, -100}, {6, 21, -21},

@@ -3,7 +3,7 @@
 
 #include "base/clock.h"
 
-static const double rise_c = 10, fall_c = 5;
+static const double rise_c = 10, fall_c = 6;
 static const uint64_t rise_ns = 2 * NS_PER_S, fall_ns = 8 * NS_PER_S, back_ns = 10 * NS_PER_S;
 static const uint64_t silence_ns = 10 * NS_PER_S;
 

@@ -1,6 +1,6 @@
 /* Which degrees can be true after those before. Sensors talk nonsense at times, for a reading or a
  * few: 0, all bits set, another chip's. So degrees more than 10 above what was believed last, or
- * more than 5 below, count once readings have been on that side for a while: for 2 s above, for 8 s
+ * more than 6 below, count once readings have been on that side for a while: for 2 s above, for 8 s
  * below, as a rise that is believed late costs heat, and a fall only a little speed. For 10 s after
  * such a step, what was believed before it is believed again at once; and whatever comes after a
  * silence of 10 s.
