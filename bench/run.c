@@ -196,7 +196,13 @@ void run_cost_of_batch(const struct run *r, uint32_t batch, uint64_t steps, stru
 {
     double before = (double)batch * (double)r->o.prompt / r->chunk_tokens;
     double context = (double)r->o.prompt + before / 2 + (double)steps / 2;
-    cost_of_step(r->model, engine_info(r->engine)->tiles_bytes > 0, batch, context, batch, ret);
+    const struct engine_info *info = engine_info(r->engine);
+    cost_of_step(r->model, info->tiles_bytes > 0, batch, context, batch, ret);
+    if (batch <= info->byte_tiles_rows) {
+        double less = (double)info->byte_tiles_bytes * (32.0 / 17 - 1);
+        ret->weight_bytes -= less;
+        ret->bytes -= less;
+    }
 }
 
 void run_cost_of_prompt(const struct run *r, uint32_t length, struct step_cost *ret)

@@ -93,6 +93,8 @@ static enum err make_matrices(struct engine *e, struct err_msg *why)
         return err_set(why, r, "%s", other.text);
     e->info.matrix = true;
     e->info.tiles_bytes = e->weights.tiles_bytes;
+    e->info.byte_tiles_bytes = e->weights.byte_tiles_bytes;
+    e->info.byte_tiles_rows = e->tuning.stream_rows;
     return ERR_OK;
 }
 

@@ -67,6 +67,10 @@ struct engine_info {
     bool chains;           /* dispatches of small steps wait for each other in the shader */
     uint64_t weight_bytes; /* on the device */
     uint64_t tiles_bytes;  /* of copies beside them, as matrix units want them */
+    /* Of these, what steps of up to so many rows read instead of f16 copies that are 32 / 17 of it.
+     */
+    uint64_t byte_tiles_bytes;
+    uint32_t byte_tiles_rows;
     uint64_t kv_bytes;
 };
 

@@ -128,7 +128,7 @@ struct weights {
     struct layer_weights *layers;
     /* Each [n_layer + 1]: a layer's; the last one: of output. NULL: none. */
     struct gpu_buffer *tiles[MATRIX_FORMS];
-    uint64_t tiles_bytes;
+    uint64_t tiles_bytes, byte_tiles_bytes; /* of them */
     struct matrix_weight output_matrix;
 };
 

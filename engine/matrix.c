@@ -284,6 +284,17 @@ void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups)
     *ret_slices = (uint32_t)div_up(groups, of_slice);
 }
 
+bool matrix_streams(uint32_t cols)
+{
+    uint32_t slices, slice_groups;
+    matrix_slices(cols, &slices, &slice_groups);
+    for (size_t i = 0; i < VARIANTS; i++)
+        if (variants[i].stream && slices <= variants[i].warps_k &&
+            slice_groups == variants[i].unroll)
+            return true;
+    return false;
+}
+
 uint64_t matrix_form_bytes(enum matrix_form form, uint64_t rows, uint64_t cols)
 {
     static const uint64_t block_bytes[MATRIX_FORMS] = {16 * 32 * sizeof(uint16_t),

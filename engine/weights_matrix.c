@@ -265,6 +265,8 @@ static enum err make_form(struct weights *w, struct gpu *g, struct matrix *x, co
         bool adjacent = i < m->n_layer && m->rope_pairs_adjacent;
         e = expand(g, x, &p, adjacent, &w->tiles[form][i], why);
         w->tiles_bytes += w->tiles[form][i].bytes;
+        if (form == MATRIX_BYTES)
+            w->byte_tiles_bytes += w->tiles[form][i].bytes;
     }
     return e;
 }
@@ -291,7 +293,7 @@ void weights_free_tiles(struct weights *w, struct gpu *g, uint32_t n_layer)
         free(w->tiles[form]);
         w->tiles[form] = NULL;
     }
-    w->tiles_bytes = 0;
+    w->tiles_bytes = w->byte_tiles_bytes = 0;
 }
 
 /* Of tensors that make one matrix, as many as there are of them. */
