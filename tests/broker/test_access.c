@@ -291,7 +291,8 @@ static bool is_answered(struct peer *c)
     CHECK_ERR(proto_encode(&m, &b, NULL), ERR_OK);
     bool sent = zmq_send(c->socket, b.data, b.len, ZMQ_DONTWAIT) >= 0;
     buf_free(&b);
-    return sent && receive(c, 300) == MSG_TYPE_STATUS_OK;
+    /* long enough for an answer from a busy machine, which must not be taken for silence */
+    return sent && receive(c, 1000) == MSG_TYPE_STATUS_OK;
 }
 
 static void test_reload(void)
@@ -312,7 +313,7 @@ static void test_reload(void)
     while (is_answered(&bob) && clock_mono_ns() < end_ns)
         clock_sleep_ns(20 * NS_PER_MS);
     CHECK(!is_answered(&bob));
-    CHECK(is_answered(&alice)); /* by the connection that it has */
+    CHECK_INT(batches_seen(&alice), 0); /* by the connection that it has */
     close_peer(&bob);
 
     write_people(ALICE, "");

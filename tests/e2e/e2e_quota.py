@@ -14,6 +14,8 @@ LINES = 250
 
 def start_broker(bench, *more, ledger=None):
     name = "broker" + str(len(bench.started))
+    if os.path.exists(bench.path("s")):
+        os.unlink(bench.path("s"))  # of the broker before: it would be taken for this one's
     broker = bench.start([bench.broker, "--ledger", bench.path(ledger or name + ".db"), "--listen",
                           "ipc://" + bench.path("s"), "--heartbeat-ms", "200", *more], name)
     bench.wait_for("the broker", lambda: os.path.exists(bench.path("s")))
@@ -101,19 +103,18 @@ def outlasts_the_broker(bench, flow):
         _, _, err = bench.run(*argv, "--wait", "--timeout", "1", code=3, name="alone-" + argv[1], timeout=20)
         bench.has(err, "no connection to a broker within 1000 ms", "--wait without a broker")
     broker = start_broker(bench, ledger="wait.db")
-    waiting = [bench.start([*flow("submit"), path, "--batch", "w", "--wait", "--timeout", "1"], "wait-submit")]
+    waiting = [bench.start([*flow("submit"), path, "--batch", "w", "--wait", "--timeout", "2"], "wait-submit")]
     bench.wait_for("the batch", lambda: bench.output("wait-submit.out"))
-    waiting.append(bench.start([*flow("results"), "w", "-o", bench.path("w.jsonl"), "--wait", "--timeout", "1"],
+    waiting.append(bench.start([*flow("results"), "w", "-o", bench.path("w.jsonl"), "--wait", "--timeout", "2"],
                                "wait-results"))
-    time.sleep(0.5)
+    time.sleep(2)  # it has started, and has its first answer: it says nothing of that
     broker.kill()
     broker.wait()
     away = "the broker is away, waiting until it is back"
     for p in waiting:
         bench.wait_for("the line that says so", lambda p=p: away in bench.output(p.name + ".err"))
-    time.sleep(2.5)
+    time.sleep(3)
     bench.same([p.poll() for p in waiting], [None, None], "exit codes with the broker away for longer than --timeout")
-    os.unlink(bench.path("s"))
     broker, worker = start_broker(bench, ledger="wait.db"), start_worker(bench)
     for p in waiting:
         code, _, err = bench.finish(p, 60)

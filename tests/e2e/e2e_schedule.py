@@ -82,8 +82,10 @@ def few_at_a_time(bench, c):
 
 def deadline(bench, c):
     """What is not done in time fails, what is done stays, and the batch is over."""
-    ends = time.localtime(time.time() + 2)
-    submit(bench, c, "ends", 2000, "--max-parallel", 2, "--deadline", time.strftime("%Y-%m-%d %H:%M:%S", ends))
+    submit(bench, c, "ends", 2000, "--max-parallel", 2)
+    bench.wait_for("the first lines", lambda: c.batch("ends")["done"] > 5)
+    ends = time.localtime(time.time() + 3)
+    c.client("change", "ends", "--deadline", time.strftime("%Y-%m-%d %H:%M:%S", ends))
     out = bench.path("ends-out.jsonl")
     c.client("results", "ends", "-o", out, "--wait", code=1)
     results = common.read_results(out)

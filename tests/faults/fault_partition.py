@@ -74,10 +74,10 @@ def workers_blink(bench):
     f = c.forward()
     c.fake("w0", f.endpoint, think_ms=1)
     rng = random.Random(5)
-    for _ in range(12):
+    for n in range(12):
+        bench.wait_for("the worker to be there", lambda n=n: f.accepted > n)  # its start takes a while
         time.sleep(rng.uniform(0.01, 0.1))
         f.blink()
-    bench.check(f.accepted > 5, "the wire broke while the worker was there")
     end(bench, c, lines, "wblink")
 
 
@@ -174,12 +174,13 @@ def strangers(bench):
         out = bench.path(f"strange-{n}.out")
         waiting.append((what, stranger, f, out, c.start_client("results", "b", "-o", out, "--wait",
                                                                endpoint=f.endpoint)))
+    for what, stranger, _, _, _ in waiting:
+        bench.wait_for(f"the client to meet {what}", lambda s=stranger: s.met > 0)
     time.sleep(1)
     for _, stranger, f, _, _ in waiting:
         f.target = c.endpoint
         f.blink()
-    for what, stranger, _, out, p in waiting:
-        bench.check(stranger.met > 0, f"the client met {what}")
+    for what, _, _, out, p in waiting:
         c.finish(p)
         c.check_output(out, lines, what=f"after {what}")
     c.stop()
