@@ -213,13 +213,14 @@ def flood(kind, endpoint, seconds, seed):
 
 # ---- the good one ----
 
-def patient(endpoint, batch):
-    """A connection with a batch; as ZeroMQ does, it tries again while a crowd before it is not gone yet."""
+def patient(endpoint, call, **fields):
+    """A connection and the answer to its first call; as ZeroMQ does, it tries again while a crowd before it is not gone
+    yet."""
     end = time.monotonic() + 20
     while True:
         try:
             caller = wire.Caller(endpoint)
-            return caller, caller.call("BATCH_NEW", batch=batch)
+            return caller, caller.call(call, **fields)
         except wire.Lost:
             if time.monotonic() > end:
                 raise
@@ -232,7 +233,7 @@ class Good(threading.Thread):
     def __init__(self, endpoint, batch):
         super().__init__(daemon=True)
         self.batch, self.stopping, self.waits = batch, False, []
-        self.caller, reply = patient(endpoint, batch)
+        self.caller, reply = patient(endpoint, "BATCH_NEW", batch=batch)
         self.trouble = "" if reply["t"] == "BATCH_OK" else str(reply)
 
     def run(self):
@@ -336,9 +337,7 @@ def asks(endpoint):
 
 def silent(bench, broker, endpoint):
     """Who says nothing any more is cut off after --idle-s; who speaks now and then is not."""
-    quiet, speaker = wire.Dealer(endpoint), wire.Caller(endpoint)
-    quiet.send("STATUS", seq=1)
-    quiet.expect("STATUS_OK")
+    speaker, quiet = patient(endpoint, "STATUS")[0], patient(endpoint, "STATUS")[0].dealer
     began, closed = time.monotonic(), None
     while closed is None and time.monotonic() - began < 30:
         speaker.call("STATUS")
