@@ -3,7 +3,7 @@
 under each law), its row of each second beside what nvidia-smi says in the same second, in one CSV; then a table of
 the runs, the differences between the two, and a plot where gnuplot is.
 
-    bench/governor_live.py -m MODEL.gguf [--seconds 540] [--csv FILE] [-b 1024] [...]
+    bench/governor_live.py -m MODEL.gguf [--seconds 540] [--loading 50] [--csv FILE] [-b 1024] [...]
 
 Options that it does not know itself are octoflow-bench governor-live's.
 
@@ -162,11 +162,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", default=os.path.join(ROOT, "build/bench/octoflow-bench"), help="the program")
     parser.add_argument("--seconds", type=float, default=540, help="of everything, loading included (default 540)")
+    parser.add_argument("--loading", type=float, help="of these, for all but the runs (default 50, or half of these)")
     parser.add_argument("--csv", default="governor-live.csv", help="what is written (default governor-live.csv)")
     options, more = parser.parse_known_args()
     sys.stdout.reconfigure(line_buffering=True)
     # Three runs, two times half as long to cool down, and a twelfth for the idle card.
-    run_s = (options.seconds - min(LOADING_S, options.seconds / 2)) / (3 + 2 / 2 + 1 / 12)
+    loading_s = min(LOADING_S, options.seconds / 2) if options.loading is None else options.loading
+    run_s = (options.seconds - loading_s) / (3 + 2 / 2 + 1 / 12)
     command = [options.bench, "governor-live", "--idle", max(1, run_s / 12), "--seconds", run_s, "--cool", run_s / 2]
     with subprocess.Popen([str(word) for word in command + more], stdout=subprocess.PIPE, text=True) as bench:
         timer = threading.Timer(options.seconds, bench.kill)  # nothing is left to do at its end
