@@ -17,6 +17,7 @@ import time
 import common
 
 FAULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "faults")
+STILL = "broker_stood_still"  # an event on a busy machine: its heartbeats are short here
 ENTER, LEAVE = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
@@ -119,10 +120,12 @@ def tells(bench, flow, worker, follow):
     bench.same(followed, kept, "followed and kept")
     wanted = [("broker_started", ""), ("batch_created", "night"), ("batch_sealed", "night"), ("worker_joined", "w1"),
               ("batch_completed", "night"), ("worker_lost", "w1"), ("worker_joined", "w2"), ("worker_left", "w2")]
+    bench.same([e["seq"] - kept[0]["seq"] for e in kept], list(range(len(kept))), "their numbers")
+    kept = [e for e in kept if e["kind"] != STILL]
     bench.same([(e["kind"], e["subject"]) for e in kept], wanted, "events")
-    bench.same([e["seq"] - kept[0]["seq"] for e in kept], list(range(len(wanted))), "their numbers")
-    _, out, _ = bench.run(*flow("events"), "--after", kept[-2]["seq"], code=0, name="last")
-    bench.check(out.count("\n") == 1 and "worker_left" in out, f"events --after: {out}")
+    _, out, _ = bench.run(*flow("events"), "--after", kept[-1]["seq"] - 1, "--json", code=0, name="last")
+    after = [e["kind"] for e in objects(out) if e["kind"] != STILL]
+    bench.same(after, ["worker_left"], "events --after")
 
 
 def draws(bench, flow):
