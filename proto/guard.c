@@ -18,6 +18,8 @@
 enum { MAX_FD = 1 << 20, BURST_S = 2 };
 static const uint64_t scan_every_ns = NS_PER_S / 4;
 static const uint64_t stood_still_ns = 2 * NS_PER_S;
+/* Of so many that were cut off, what still waits in the queue is thrown away when they are gone. */
+enum { CUT_LAST = 64 };
 static const size_t fault_bytes = (size_t)1 << 20; /* as bad as one more message */
 
 struct connection {
@@ -38,6 +40,7 @@ struct guard {
     size_t table_len, open, cutting; /* cutting: of the open ones, those cut off */
     int oldest_mute, newest_mute;    /* -1: none */
     uint64_t cuts, scanned_ns;
+    struct proto_peer cut_last[CUT_LAST]; /* by the number of the cut; len 0: had said nothing */
     void (*told)(void *user, const char *why);
     void *user;
 };
@@ -50,6 +53,15 @@ static struct connection *find(struct guard *g, int fd)
 static bool is_of(const struct connection *c, const struct proto_peer *peer)
 {
     return c->peer.len == peer->len && memcmp(c->peer.id, peer->id, peer->len) == 0;
+}
+
+static bool was_cut(const struct guard *g, const struct proto_peer *peer)
+{
+    for (size_t i = 0; i < CUT_LAST; i++)
+        if (g->cut_last[i].len == peer->len && peer->len > 0 &&
+            memcmp(g->cut_last[i].id, peer->id, peer->len) == 0)
+            return true;
+    return false;
 }
 
 static void add_mute(struct guard *g, struct connection *c)
@@ -85,7 +97,7 @@ static void cut(struct guard *g, struct connection *c, const char *what)
     remove_mute(g, c);
     c->cut = true;
     g->cutting++;
-    g->cuts++;
+    g->cut_last[g->cuts++ % CUT_LAST] = c->peer;
     if (shutdown(fd, SHUT_RDWR) != 0) /* gone already */
         forget(g, c);
     if (g->told != NULL)
@@ -207,7 +219,7 @@ bool guard_heard(struct guard *g, int fd, const struct proto_peer *from, const c
         c = find(g, fd);
     }
     if (c == NULL)
-        return true; /* its connection is gone: what it said before counts */
+        return !was_cut(g, from); /* gone by itself: what it said before counts */
     if (c->cut)
         return false;
     if (c->peer.len > 0 && !is_of(c, from)) { /* something of the one before is read late */

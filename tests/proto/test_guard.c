@@ -270,6 +270,56 @@ static void test_stood_still(void)
     place_remove(&place);
 }
 
+/* What a peer had said before it was cut off stays unread, also once its connection is gone; what
+ * one had said that went by itself is read. */
+static void test_gone(bool by_itself)
+{
+    struct place place;
+    struct guard *g = NULL;
+    struct err_msg why;
+    struct proto_limits limits = {.max_faults = 1};
+    struct proto_peer peer = {0};
+    uint64_t now_ns = 1000 * NS_PER_S;
+    int never = -1, linger = -1, fd = -1;
+    place_make(&place);
+    void *context = zmq_ctx_new(), *router = zmq_socket(context, ZMQ_ROUTER);
+    CHECK_OK(guard_open(context, router, &limits, &g, &why), why);
+    CHECK(zmq_bind(router, place.endpoint) == 0);
+    void *dealer = zmq_socket(context, ZMQ_DEALER);
+    zmq_setsockopt(dealer, ZMQ_RECONNECT_IVL, &never, sizeof never);
+    zmq_setsockopt(dealer, ZMQ_LINGER, &linger, sizeof linger);
+    CHECK(zmq_connect(dealer, place.endpoint) == 0);
+    for (int i = 0; i < 3; i++)
+        CHECK(zmq_send(dealer, "x", 1, 0) == 1);
+    for (int i = 0; i < 3; i++) {
+        zmq_msg_t frame;
+        zmq_msg_init(&frame);
+        peer.len = (size_t)zmq_recv(router, peer.id, sizeof peer.id, 0);
+        CHECK(zmq_msg_recv(&frame, router, 0) == 1);
+        fd = zmq_msg_get(&frame, ZMQ_SRCFD);
+        CHECK(guard_heard(g, fd, &peer, NULL, now_ns) == (i == 0 || by_itself));
+        zmq_msg_close(&frame);
+        if (i > 0)
+            continue;
+        if (by_itself) {
+            zmq_close(dealer);
+        } else {
+            guard_blame(g, fd, 4 << 20, "garbage", now_ns);
+            CHECK_INT(guard_cuts(g), 1);
+        }
+        uint64_t end_ns = clock_mono_ns() + 20 * NS_PER_S;
+        while (guard_connections(g) > 0 && clock_mono_ns() < end_ns)
+            guard_tick(g, now_ns += NS_PER_MS);
+        CHECK_INT(guard_connections(g), 0);
+    }
+    guard_close(&g, router);
+    if (!by_itself)
+        zmq_close(dealer);
+    zmq_close(router);
+    zmq_ctx_term(context);
+    place_remove(&place);
+}
+
 static void test_silent(void)
 {
     struct bed b;
@@ -405,6 +455,8 @@ int main(void)
     test_flood();
     test_silent();
     test_stood_still();
+    test_gone(true);
+    test_gone(false);
     test_crowd();
     test_deaf(1 << 20, 0);
     test_deaf(64 << 20, 1 << 20);
