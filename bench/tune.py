@@ -15,11 +15,9 @@ import subprocess
 import sys
 import time
 
-# Each after the other: what it adds shows against the one above it, and all against the first.
-SETTINGS = ["", "sample_parts=0", "norm_together=1", "norm_together=1,norm_rows=8", "norm_rows=8", "stream_rows=16",
-            "norm_together=1,norm_rows=8,stream_rows=16", "norm_together=1,norm_rows=16,stream_rows=16",
-            "chain_rows=32", "direct_input=1",
-            "sample_parts=0,norm_together=1,norm_rows=16,stream_rows=16,direct_input=1"]
+# Each against the defaults.
+SETTINGS = ["", "sample_parts=1", "norm_rows=0", "norm_rows=8", "stream_rows=8", "stream_rows=32", "byte_tiles_mib=0",
+            "byte_tiles_mib=65536", "chain_rows=32", "direct_input=0"]
 USUAL = "defaults"
 # Of the seconds, what comparing bits may take at most, and what a profile at the end needs.
 CHECKS_SHARE, PROFILE_S = 0.35, 25
@@ -165,7 +163,7 @@ def main():
     parser.add_argument("--limit", type=lambda n: ["--limit", n], default=[], help="entries of the golden data")
     parser.add_argument("--seconds", type=float, default=520, help="begin nothing that would end later")
     parser.add_argument("--set", action="append", metavar="NAME=N,...", help="a setting to compare with the defaults; "
-                        "may be given more than once (default: a list of all that are open, see the source)")
+                        "may be given more than once (default: a list, see the source)")
     parser.add_argument("--rounds", type=int, default=1000, help="at most so many")
     parser.add_argument("--batch", default="1,4,8,9,16,17,32,64")
     parser.add_argument("--profile", default="1,8,9", metavar="N,N",
