@@ -198,11 +198,9 @@ void run_cost_of_batch(const struct run *r, uint32_t batch, uint64_t steps, stru
     double context = (double)r->o.prompt + before / 2 + (double)steps / 2;
     const struct engine_info *info = engine_info(r->engine);
     cost_of_step(r->model, info->tiles_bytes > 0, batch, context, batch, ret);
-    if (batch <= info->byte_tiles_rows) {
-        double less = (double)info->byte_tiles_bytes * (32.0 / 17 - 1);
-        ret->weight_bytes -= less;
-        ret->bytes -= less;
-    }
+    double less = (double)engine_byte_tiles_read(r->engine, batch) * (32.0 / 17 - 1);
+    ret->weight_bytes -= less;
+    ret->bytes -= less;
 }
 
 void run_cost_of_prompt(const struct run *r, uint32_t length, struct step_cost *ret)
@@ -440,8 +438,8 @@ static enum err measure(struct run *r, struct err_msg *why)
     if (r->references == NULL)
         return err_set(why, ERR_NOMEM, "out of memory");
     r->references_count = info->max_seqs;
-    printf("%s (%s) on %s, %s: %s kernels, %.1f MB of weights, %.1f MB of f16 tiles\n",
-           r->model->name, r->model->quantization, info->device.name, info->device.driver,
+    printf("%s (%s) on %s, %s: %s kernels, %.1f MB of weights, %.1f MB of tiles\n", r->model->name,
+           r->model->quantization, info->device.name, info->device.driver,
            info->matrix ? "matrix" : "plain", (double)info->weight_bytes / 1e6,
            (double)info->tiles_bytes / 1e6);
     printf("prompt %lld, %lld timed steps, temperature %g, top-p %g, median of %lld\n",

@@ -246,7 +246,10 @@ void models_beat(struct server *s, struct session *w, struct str unfetchable,
         w->fetch[0] = '\0';
     if (!may_have(s, w, w->load))
         w->load[0] = '\0';
-    ret->load = str_of(w->load);
+    /* Behind the GRANT that still waits for the ledger, after which there is none: an order that
+     * overtakes it has its jobs handed back, and the worker changes once more for these. */
+    if (w->grant == NULL)
+        ret->load = str_of(w->load);
     const struct catalog_file *f = catalog_find(&s->models.catalog, w->fetch);
     if (f == NULL) {
         w->fetch[0] = '\0';

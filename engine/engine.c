@@ -77,24 +77,25 @@ static enum err create_matrix(struct engine *e, struct err_msg *why)
 
 static enum err make_matrices(struct engine *e, struct err_msg *why)
 {
-    static const bool none[MATRIX_FORMS] = {false};
     bool forms[MATRIX_FORMS];
-    memory_choose_forms(e, gpu_memory_free(e->gpu), forms);
     struct err_msg other = {""};
-    enum err r = weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, forms, &e->tuning,
-                                       e->max_rows, &other);
-    if (r == ERR_NOMEM && forms[MATRIX_TILES]) { /* other programs took it since */
-        log_warn("without tiles of the weights, and slower: %s", other.text);
-        weights_free_tiles(&e->weights, e->gpu, e->model->n_layer);
-        r = weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, none, &e->tuning,
+    enum err r;
+    memory_choose_forms(e, gpu_memory_free(e->gpu), forms);
+    for (;;) {
+        r = weights_make_matrices(&e->weights, e->gpu, e->matrix, e->model, forms, &e->tuning,
                                   e->max_rows, &other);
+        if (r != ERR_NOMEM || !forms[MATRIX_TILES])
+            break;
+        /* Other programs took it since. */
+        forms[forms[MATRIX_BYTES] ? MATRIX_BYTES : MATRIX_TILES] = false;
+        log_warn("without %s of the weights, and slower: %s",
+                 forms[MATRIX_TILES] ? "byte tiles" : "tiles", other.text);
+        weights_free_tiles(&e->weights, e->gpu, e->model->n_layer);
     }
     if (r != ERR_OK)
         return err_set(why, r, "%s", other.text);
     e->info.matrix = true;
     e->info.tiles_bytes = e->weights.tiles_bytes;
-    e->info.byte_tiles_bytes = e->weights.byte_tiles_bytes;
-    e->info.byte_tiles_rows = e->tuning.stream_rows;
     return ERR_OK;
 }
 
@@ -319,6 +320,11 @@ void engine_destroy(struct engine **e_ptr)
 const struct engine_info *engine_info(const struct engine *e)
 {
     return &e->info;
+}
+
+uint64_t engine_byte_tiles_read(const struct engine *e, uint32_t rows)
+{
+    return weights_byte_tiles_read(&e->weights, e->model->n_layer, &e->tuning, rows);
 }
 
 unsigned engine_validation_errors(const struct engine *e)

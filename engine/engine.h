@@ -67,10 +67,6 @@ struct engine_info {
     bool chains;           /* dispatches of small steps wait for each other in the shader */
     uint64_t weight_bytes; /* on the device */
     uint64_t tiles_bytes;  /* of copies beside them, as matrix units want them */
-    /* Of these, what steps of up to so many rows read instead of f16 copies that are 32 / 17 of it.
-     */
-    uint64_t byte_tiles_bytes;
-    uint32_t byte_tiles_rows;
     uint64_t kv_bytes;
 };
 
@@ -79,6 +75,9 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
                        struct err_msg *why) MUST_CHECK;
 void engine_destroy(struct engine **e);
 const struct engine_info *engine_info(const struct engine *e);
+/* Bytes of weights that a step of so many rows reads as byte tiles (matrix.h), instead of f16 tiles
+ * that are 32 / 17 of it. */
+uint64_t engine_byte_tiles_read(const struct engine *e, uint32_t rows);
 unsigned engine_validation_errors(const struct engine *e);
 
 enum {

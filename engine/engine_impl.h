@@ -9,7 +9,7 @@
  *   forward.c   the transformer: records one forward pass over the planned rows
  *   forward_matrix.c  its layers on matrix units
  *   weights.c   tensors onto the device
- *   weights_matrix.c  their f16 tiles, where they fit */
+ *   weights_matrix.c  their tiles, where they fit */
 #ifndef OCTO_ENGINE_IMPL_H
 #define OCTO_ENGINE_IMPL_H
 
@@ -128,7 +128,7 @@ struct weights {
     struct layer_weights *layers;
     /* Each [n_layer + 1]: a layer's; the last one: of output. NULL: none. */
     struct gpu_buffer *tiles[MATRIX_FORMS];
-    uint64_t tiles_bytes, byte_tiles_bytes; /* of them */
+    uint64_t tiles_bytes;
     struct matrix_weight output_matrix;
 };
 
@@ -232,6 +232,9 @@ enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *
                                const struct model *m, const bool forms[MATRIX_FORMS],
                                const struct tuning *t, uint32_t max_rows,
                                struct err_msg *why) MUST_CHECK;
+/* See engine_byte_tiles_read(). */
+uint64_t weights_byte_tiles_read(const struct weights *w, uint32_t n_layer, const struct tuning *t,
+                                 uint32_t rows);
 void weights_free_tiles(struct weights *w, struct gpu *g, uint32_t n_layer);
 
 /* sequence.c */

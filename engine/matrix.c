@@ -284,15 +284,15 @@ void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups)
     *ret_slices = (uint32_t)div_up(groups, of_slice);
 }
 
-bool matrix_streams(uint32_t cols)
+uint32_t matrix_stream_rows(uint32_t cols)
 {
-    uint32_t slices, slice_groups;
+    uint32_t slices, slice_groups, most = 0;
     matrix_slices(cols, &slices, &slice_groups);
     for (size_t i = 0; i < VARIANTS; i++)
         if (variants[i].stream && slices <= variants[i].warps_k &&
-            slice_groups == variants[i].unroll)
-            return true;
-    return false;
+            slice_groups == variants[i].unroll && variants[i].to_rows > most)
+            most = variants[i].to_rows;
+    return most;
 }
 
 uint64_t matrix_form_bytes(enum matrix_form form, uint64_t rows, uint64_t cols)
@@ -318,8 +318,8 @@ static bool normed_inside(const struct matrix *m, const struct matrix_weight *w,
     return (w->gated || w->paired) && rows <= m->tuning.norm_rows && w->cols == m->norm_groups * 32;
 }
 
-/* Workgroups in rows and in outputs. Registers of byte tiles are few: two of their workgroups fit
- * on a multiprocessor, but with four tiles of rows, or one with norms. */
+/* Workgroups in rows and in outputs. Of byte tiles, whose registers are few, two fit on a
+ * multiprocessor with up to four tiles of rows, or with one where it norms. */
 static void grid(const struct matrix *m, const struct variant *v, const struct matrix_weight *w,
                  uint32_t rows, uint32_t *ret_rows, uint32_t *ret_outputs)
 {

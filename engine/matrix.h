@@ -74,8 +74,9 @@ enum err matrix_compile(struct matrix *m, struct err_msg *why) MUST_CHECK;
 /* Of a gated weight: rows of both. */
 uint64_t matrix_form_bytes(enum matrix_form form, uint64_t rows, uint64_t cols);
 uint64_t matrix_tiles_bytes(uint64_t rows, uint64_t cols); /* MATRIX_TILES */
-/* Whether there are streams for sums over so many columns: byte tiles are of no use elsewhere. */
-bool matrix_streams(uint32_t cols);
+/* Up to how many rows weights of so many columns stream by, if the tuning lets them; 0: never, and
+ * byte tiles are of no use. */
+uint32_t matrix_stream_rows(uint32_t cols);
 void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups);
 
 /* Whether this matmul can norm its rows itself: push.h, norm. Same bits as matrix_rows() before it.

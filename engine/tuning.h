@@ -13,7 +13,8 @@
     X(chain_rows, 96, 1024, "steps of up to so many rows are chains of dispatches")                \
     X(norm_rows, 16, 16, "matmuls norm up to so many rows themselves")                             \
     X(stream_rows, 64, 64, "matmuls of up to so many rows, rounded up to 8, stream their weights") \
-    X(byte_tiles_mib, 16, 65536, "matrices of more f16 tiles than that stream byte tiles instead") \
+    X(byte_tiles_mib, 16, 65536,                                                                   \
+      "MiB of f16 tiles above which a matrix streams byte tiles instead")                          \
     X(direct_input, 1, 1, "1: the host writes a step's input into the device's memory, no copy")   \
     X(sample_parts, 0, 32, "workgroups that draw a row's token, of few rows; 0: as many as fill")
 

@@ -1,4 +1,4 @@
-/* A model's matrices for the matrix family: which tensors they are, and their f16 tiles. Tiles of a
+/* A model's matrices for the matrix family: which tensors they are, and their tiles. Tiles of a
  * layer are one buffer, q, k and v as one matrix in it where their rows fill whole tiles. */
 #include <stdlib.h>
 
@@ -70,11 +70,12 @@ static void describe(struct layer_weights *l, const struct model *m)
     }
 }
 
-/* Whether the form is made of matrices of so many rows, and of a tensor's type. */
+/* Whether a matrix of so many rows and columns gets tiles of the form. */
 static bool pays(enum matrix_form form, const struct tuning *t, uint64_t rows, uint64_t cols)
 {
-    return form == MATRIX_TILES || matrix_tiles_bytes(rows, cols) > (uint64_t)t->byte_tiles_mib
-                                                                        << 20;
+    bool streams = t->stream_rows >= 8 && matrix_stream_rows((uint32_t)cols) > 0;
+    uint64_t least_bytes = (uint64_t)t->byte_tiles_mib << 20;
+    return form == MATRIX_TILES || (streams && matrix_tiles_bytes(rows, cols) > least_bytes);
 }
 
 static bool takes(const struct parts *p, const struct weight *w)
@@ -265,8 +266,6 @@ static enum err make_form(struct weights *w, struct gpu *g, struct matrix *x, co
         bool adjacent = i < m->n_layer && m->rope_pairs_adjacent;
         e = expand(g, x, &p, adjacent, &w->tiles[form][i], why);
         w->tiles_bytes += w->tiles[form][i].bytes;
-        if (form == MATRIX_BYTES)
-            w->byte_tiles_bytes += w->tiles[form][i].bytes;
     }
     return e;
 }
@@ -293,7 +292,31 @@ void weights_free_tiles(struct weights *w, struct gpu *g, uint32_t n_layer)
         free(w->tiles[form]);
         w->tiles[form] = NULL;
     }
-    w->tiles_bytes = w->byte_tiles_bytes = 0;
+    w->tiles_bytes = 0;
+}
+
+/* What a step of so many rows reads of a matrix's byte tiles. */
+static uint64_t bytes_read(const struct matrix_weight *w, const struct tuning *t, uint32_t rows)
+{
+    uint64_t tile_rows = div_up(rows, 8) * 8,
+             both = w->gated ? 2 * div_up(w->rows, 8) * 8 : w->rows;
+    if (w->bytes == 0 || tile_rows > t->stream_rows || tile_rows > matrix_stream_rows(w->cols))
+        return 0;
+    return matrix_form_bytes(MATRIX_BYTES, both, w->cols);
+}
+
+uint64_t weights_byte_tiles_read(const struct weights *w, uint32_t n_layer, const struct tuning *t,
+                                 uint32_t rows)
+{
+    uint64_t bytes = bytes_read(&w->output_matrix, t, rows);
+    for (uint32_t i = 0; i < n_layer; i++) {
+        const struct layer_matrices *x = &w->layers[i].matrix;
+        const struct matrix_weight *all[] = {&x->q,           &x->k,       &x->v,   &x->qkv,
+                                             &x->attn_output, &x->gate_up, &x->down};
+        for (size_t k = x->qkv.rows > 0 ? 3 : 0; k < ARRAY_LEN(all); k++)
+            bytes += bytes_read(all[k], t, rows);
+    }
+    return bytes;
 }
 
 /* Of tensors that make one matrix, as many as there are of them. */

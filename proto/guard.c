@@ -40,7 +40,8 @@ struct guard {
     size_t table_len, open, cutting; /* cutting: of the open ones, those cut off */
     int oldest_mute, newest_mute;    /* -1: none */
     uint64_t cuts, scanned_ns;
-    struct proto_peer cut_last[CUT_LAST]; /* by the number of the cut; len 0: had said nothing */
+    struct proto_peer cut_last[CUT_LAST]; /* those that had said something, round and round */
+    size_t cut_last_next;
     void (*told)(void *user, const char *why);
     void *user;
 };
@@ -97,7 +98,9 @@ static void cut(struct guard *g, struct connection *c, const char *what)
     remove_mute(g, c);
     c->cut = true;
     g->cutting++;
-    g->cut_last[g->cuts++ % CUT_LAST] = c->peer;
+    g->cuts++;
+    if (c->peer.len > 0)
+        g->cut_last[g->cut_last_next++ % CUT_LAST] = c->peer;
     if (shutdown(fd, SHUT_RDWR) != 0) /* gone already */
         forget(g, c);
     if (g->told != NULL)
@@ -218,10 +221,12 @@ bool guard_heard(struct guard *g, int fd, const struct proto_peer *from, const c
         read_events(g, now_ns);
         c = find(g, fd);
     }
-    if (c == NULL)
-        return !was_cut(g, from); /* gone by itself: what it said before counts */
-    if (c->cut)
+    if (c != NULL && c->cut)
         return false;
+    if ((c == NULL || !is_of(c, from)) && was_cut(g, from))
+        return false; /* its connection is gone, and the descriptor may be another's */
+    if (c == NULL)
+        return true;                          /* gone by itself: what it said before counts */
     if (c->peer.len > 0 && !is_of(c, from)) { /* something of the one before is read late */
         c->faults_m = c->messages_m = 0;
         c->key[0] = '\0';

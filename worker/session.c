@@ -251,7 +251,8 @@ static void on_beat_ok(struct session *s, const struct msg_beat_ok *b)
         session_drain(s);
         s->events.on_drain(s->events.user);
     }
-    if (s->events.on_models != NULL && !s->draining)
+    /* Between its HELLO and the WELCOME these are orders that it has carried out already. */
+    if (s->events.on_models != NULL && !s->draining && s->state == SESSION_READY)
         s->events.on_models(s->events.user, b);
 }
 

@@ -131,6 +131,59 @@ static void test_grant_not_sent(void)
     own_stop(&broker);
 }
 
+static void hello_with_two(struct peer *w)
+{
+    struct rec_MODEL models[2] = {{.name = STR_LIT("tiny"), .hash = STR_LIT("00ff")},
+                                  {.name = STR_LIT("large"), .hash = STR_LIT("11ff")}};
+    struct msg m = {.type = MSG_TYPE_HELLO};
+    m.hello.worker = STR_LIT("w");
+    m.hello.host = m.hello.build = m.hello.device = m.hello.driver = STR_LIT("test");
+    m.hello.numeric_class = STR_LIT("class");
+    m.hello.models.items = models;
+    m.hello.models.count = 2;
+    m.hello.load_ms = 100;
+    send_msg(w, &m);
+    EXPECT(w, MSG_TYPE_WELCOME);
+    w->session = w->m.welcome.session;
+}
+
+/* The last line for a worker's model is on its way through the ledger, so nothing waits for that
+ * model: the order to load another comes behind the line, which would be handed back else. */
+static void test_load_behind_grant(void)
+{
+    begin("change", LONG_MS, 0);
+    struct peer c = open_peer(), w = open_peer();
+    CHECK_INT(batch_new(&c, "b", "tiny", "h"), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&c, "b", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    CHECK_INT(batch_new(&c, "next", "large", "h"), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&c, "next", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    hello_with_two(&w);
+    held = true;
+    pull(&w, 1);
+    wait_leased(&c, 1);
+    const struct str decided = STR_LIT("worker w loads model large");
+    uint64_t end_ns = clock_mono_ns() + TIMEOUT_MS * NS_PER_MS;
+    while (!str_eq(status(&c, "next")->problem, decided) && clock_mono_ns() < end_ns)
+        usleep(1000);
+    CHECK(str_eq(status(&c, "next")->problem, decided));
+    /* It is not said yet. */
+    beat(&w, 0, 0);
+    EXPECT(&w, MSG_TYPE_BEAT_OK);
+    CHECK_INT(w.m.beat_ok.load.len, 0);
+    let_go(&c);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    CHECK_INT(w.m.grant.jobs.count, 1);
+    CHECK(str_eq(w.m.grant.jobs.items[0].model, STR_LIT("tiny")));
+    struct rec_JOB_REF ref = {w.m.grant.jobs.items[0].job, w.m.grant.jobs.items[0].epoch};
+    beat(&w, ref.job, ref.epoch);
+    EXPECT(&w, MSG_TYPE_BEAT_OK);
+    CHECK(str_eq(w.m.beat_ok.load, STR_LIT("11ff")));
+    CHECK_INT(outcome(&w, ref.job, ref.epoch, "x"), 0);
+    close_peer(&c);
+    close_peer(&w);
+    own_stop(&broker);
+}
+
 /* All jobs of a worker come back at once: the ledger is told in a few operations. */
 static void test_many_come_back(void)
 {
@@ -325,6 +378,7 @@ int main(void)
     log_init("broker", LOG_LEVEL_ERROR);
     ctx = zmq_ctx_new();
     test_grant_not_sent();
+    test_load_behind_grant();
     test_many_come_back();
     test_suspect_beside_paused();
     test_two_changes();

@@ -519,6 +519,12 @@ static void test_type(struct bed *b, struct matrix *m, enum tensor_type type, bo
         test_matmul(b, m, type, shapes[i][0], shapes[i][1], false, all ? every : some);
         test_matmul(b, m, type, shapes[i][0], shapes[i][1], true, all ? every : some);
     }
+    /* Streams with all their warps' slices, and slices of whole tens of groups: minutes for a CPU.
+     */
+    if (all && gpu_info(b->gpu)->matrix_f16) {
+        test_matmul(b, m, type, 64, 1024, false, every);
+        test_matmul(b, m, type, 8, 4864, false, every);
+    }
 }
 
 int main(int argc, char **argv)

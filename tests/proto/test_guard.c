@@ -272,7 +272,7 @@ static void test_stood_still(void)
 
 /* What a peer had said before it was cut off stays unread, also once its connection is gone; what
  * one had said that went by itself is read. */
-static void test_gone(bool by_itself)
+static void test_gone(bool by_itself, bool reused)
 {
     struct place place;
     struct guard *g = NULL;
@@ -289,6 +289,8 @@ static void test_gone(bool by_itself)
     zmq_setsockopt(dealer, ZMQ_RECONNECT_IVL, &never, sizeof never);
     zmq_setsockopt(dealer, ZMQ_LINGER, &linger, sizeof linger);
     CHECK(zmq_connect(dealer, place.endpoint) == 0);
+    void *next = zmq_socket(context, ZMQ_DEALER);
+    zmq_setsockopt(next, ZMQ_LINGER, &linger, sizeof linger);
     for (int i = 0; i < 3; i++)
         CHECK(zmq_send(dealer, "x", 1, 0) == 1);
     for (int i = 0; i < 3; i++) {
@@ -311,7 +313,25 @@ static void test_gone(bool by_itself)
         while (guard_connections(g) > 0 && clock_mono_ns() < end_ns)
             guard_tick(g, now_ns += NS_PER_MS);
         CHECK_INT(guard_connections(g), 0);
+        if (!reused)
+            continue;
+        CHECK(zmq_connect(next, place.endpoint) == 0);
+        while (guard_connections(g) == 0 && clock_mono_ns() < end_ns)
+            guard_tick(g, now_ns += NS_PER_MS);
+        CHECK_INT(guard_find_fd(g, &peer), -1);
     }
+    if (reused) { /* the one that has the descriptor now */
+        zmq_msg_t frame;
+        zmq_msg_init(&frame);
+        CHECK(zmq_send(next, "y", 1, 0) == 1);
+        peer.len = (size_t)zmq_recv(router, peer.id, sizeof peer.id, 0);
+        CHECK(zmq_msg_recv(&frame, router, 0) == 1);
+        CHECK_INT(zmq_msg_get(&frame, ZMQ_SRCFD), fd);
+        CHECK(guard_heard(g, fd, &peer, NULL, now_ns));
+        CHECK_INT(guard_cuts(g), 1);
+        zmq_msg_close(&frame);
+    }
+    zmq_close(next);
     guard_close(&g, router);
     if (!by_itself)
         zmq_close(dealer);
@@ -455,8 +475,9 @@ int main(void)
     test_flood();
     test_silent();
     test_stood_still();
-    test_gone(true);
-    test_gone(false);
+    test_gone(true, false);
+    test_gone(false, false);
+    test_gone(false, true);
     test_crowd();
     test_deaf(1 << 20, 0);
     test_deaf(64 << 20, 1 << 20);

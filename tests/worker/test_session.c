@@ -415,6 +415,8 @@ static void test_change(void)
     CHECK_INT(count_sent(b, MSG_TYPE_HELLO), 1);
     CHECK_INT(last_sent(b, MSG_TYPE_HELLO)->count, 0);
     CHECK_STR(last_sent(b, MSG_TYPE_HELLO)->reason, "other"); /* what is loaded */
+    session_receive(b->s, &m, b->now_ns); /* of before: it is loaded once */
+    CHECK(!b->load);
     CHECK_INT(last_sent(b, MSG_TYPE_HELLO)->credit_total, 2); /* models */
     welcome(b, 2, NULL, 0);
     run(b, 0);
