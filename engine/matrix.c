@@ -312,10 +312,18 @@ static uint32_t output_tiles(const struct matrix_weight *w)
     return (uint32_t)div_up(w->rows, w->gated ? 8 : 16);
 }
 
+/* Where nothing is forced: streams and norms inside are of one tile of rows, as a CPU's compiler
+ * takes long for more. */
+static bool spares_compiler(const struct matrix *m)
+{
+    return m->emulated && m->forced < 0;
+}
+
 /* Whether a matmul of this weight would norm so many rows itself, if its variant can. */
 static bool normed_inside(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
-    return (w->gated || w->paired) && rows <= m->tuning.norm_rows && w->cols == m->norm_groups * 32;
+    return (w->gated || w->paired) && rows <= m->tuning.norm_rows &&
+           (rows <= 8 || !spares_compiler(m)) && w->cols == m->norm_groups * 32;
 }
 
 /* Workgroups in rows and in outputs. Of byte tiles, whose registers are few, two fit on a
@@ -393,6 +401,8 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
         if (rows < v->from_rows || rows > v->to_rows || !matrix_variant_fits(m, i, w->cols))
             continue;
         if (v->stream && div_up(rows, 8) * 8 > m->tuning.stream_rows)
+            continue;
+        if (v->stream && v->tn > 1 && spares_compiler(m))
             continue;
         if (v->unroll > MATRIX_LEAST_SLICE_GROUPS + 1 && slice_groups % v->unroll != 0)
             continue; /* the rest of a slice would come group by group */
