@@ -210,8 +210,6 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r != ERR_OK)
         goto fail;
     e->info.device = *gpu_info(e->gpu);
-    if (!e->info.device.shares_memory)
-        e->tuning.direct_input = 0;
     r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
     if (r != ERR_OK)
         goto fail;

@@ -26,6 +26,7 @@ enum { LOST = -4, OUT_OF_HOST_MEMORY = -1, OUT_OF_DEVICE_MEMORY = -2, TIMED_OUT 
 static const struct model *model;
 static uint32_t device_index;
 static bool is_software;
+static bool shares_memory;
 static char cache_dir[] = "/tmp/octo-faults-XXXXXX";
 
 static const uint32_t prompt[] = {1,    282, 201, 43, 595, 630, 259, 353, 362, 259,
@@ -107,6 +108,17 @@ static bool is_optional(const char *call)
            strcmp(call, "vkCreatePipelineCache") == 0;
 }
 
+/* The two buffers of a step's input are within the host's reach while there is room for them; else
+ * the input is copied. */
+enum { DIRECT_BUFFERS = 2 };
+static unsigned goes_on_without; /* after an allocation had failed */
+
+static bool is_of_buffer(const char *call)
+{
+    return strcmp(call, "vkCreateBuffer") == 0 || strcmp(call, "vkAllocateMemory") == 0 ||
+           strcmp(call, "vkBindBufferMemory") == 0 || strcmp(call, "vkMapMemory") == 0;
+}
+
 static void fail_at(unsigned at, int result)
 {
     struct fault f = {.at = at, .result = result};
@@ -120,8 +132,10 @@ static void fail_at(unsigned at, int result)
     gpu_set_fault_fn(NULL, NULL);
     CHECK(f.hit);
     CHECK(took_ns < 60 * NS_PER_S); /* no wait for what hangs */
-    if (bad == ERR_OK && is_optional(call)) {
+    bool memory = result == OUT_OF_DEVICE_MEMORY || result == OUT_OF_HOST_MEMORY;
+    if (bad == ERR_OK && (is_optional(call) || (memory && is_of_buffer(call)))) {
         CHECK(memcmp(&got, &undisturbed, sizeof got) == 0);
+        goes_on_without += strcmp(call, "vkAllocateMemory") == 0;
         return;
     }
     bool clear = strstr(why.text, "vk") != NULL || bad == ERR_UNSUPPORTED;
@@ -145,7 +159,8 @@ static void choose(unsigned at, bool all, bool *ret_lost, bool *ret_memory)
     }
     bool last = before == total - 1, odd = name % 2 == 1;
     *ret_lost = all || last || (before == 0 && odd) || (before == total / 2 && !odd);
-    *ret_memory = all || (before == 0 && !odd) || (before == total / 2 && odd);
+    *ret_memory = all || (before == 0 && !odd) || (before == total / 2 && odd) ||
+                  strcmp(seen.names[name], "vkAllocateMemory") == 0;
 }
 
 static void each_call(bool all)
@@ -177,6 +192,7 @@ static void each_call(bool all)
         tried += lost + memory + hangs;
     }
     printf("%u faults at %u calls of %u kinds\n", tried, seen.call_count, seen.count);
+    CHECK_INT(goes_on_without, shares_memory ? DIRECT_BUFFERS : 0);
     for (unsigned i = 0; i < seen.count; i++)
         printf("  %s\n", seen.names[i]);
     CHECK_OK(run_once(&got, &why), why);
@@ -338,6 +354,7 @@ int main(int argc, char **argv)
         return 77; /* no Vulkan device at all */
     device_index = list[index].index;
     is_software = list[index].software;
+    shares_memory = list[index].shares_memory;
     CHECK_OK(model_open(argv[1], &m, &why), why);
     if (m == NULL || mkdtemp(cache_dir) == NULL)
         return check_report();

@@ -102,6 +102,8 @@ static int fail_allocation(void *user, const char *call)
                : 0;
 }
 
+static const struct tuning *tuning; /* of engines from here on; NULL: the defaults */
+
 /* fault NULL: none. NULL: out of memory. */
 static struct engine *open_engine(const struct model *model, enum engine_family family,
                                   gpu_fault_fn *fault)
@@ -111,6 +113,7 @@ static struct engine *open_engine(const struct model *model, enum engine_family 
     struct engine_options o = {.device_index = bed_device(),
                                .validate = bed_validates(),
                                .family = family,
+                               .tuning = tuning,
                                .max_ctx = 64,
                                .max_seqs = 2};
     gpu_set_fault_fn(fault, NULL);
@@ -151,8 +154,8 @@ static struct engine_info run(struct engine *e, uint32_t ret_tokens[DRAWN])
 }
 
 /* Chains that are not right; memory that is gone when the tiles want it: for the first of them, or
- * for a later one. */
-static void test_without(const struct model *model)
+ * for a later one; or when byte tiles of the same shapes do. */
+static void test_without(const struct model *model, const struct model *bytes_model)
 {
     uint32_t want[DRAWN] = {0}, got[DRAWN] = {0};
     struct engine_info whole = run(open_engine(model, ENGINE_EMULATED, NULL), want);
@@ -163,7 +166,8 @@ static void test_without(const struct model *model)
     CHECK(info.matrix && !info.chains);
     CHECK_STR(info.numeric_class, whole.numeric_class);
     CHECK(memcmp(want, got, sizeof want) == 0);
-    for (int before = allocations_of_checks, found = 0; found < 2; before++) {
+    int before = allocations_of_checks;
+    for (int found = 0; found < 2; before++) {
         allocations_until_fault = before;
         struct engine *e = open_engine(model, ENGINE_EMULATED, fail_allocation);
         if (e == NULL && CHECK(before < 100 && found == 0))
@@ -174,15 +178,25 @@ static void test_without(const struct model *model)
         CHECK(memcmp(want, got, sizeof want) == 0);
         found++;
     }
+    /* Behind the second of f16, so many others and the output's. */
+    struct tuning bytes = tuning_defaults();
+    bytes.byte_tiles_mib = 0;
+    tuning = &bytes;
+    allocations_until_fault = before + (int)bytes_model->n_layer - 1;
+    info = run(open_engine(bytes_model, ENGINE_EMULATED, fail_allocation), got);
+    tuning = NULL;
+    CHECK(allocations_until_fault < 0);
+    CHECK_INT(info.tiles_bytes, whole.tiles_bytes);
+    CHECK_STR(info.numeric_class, whole.numeric_class);
 }
 
 int main(int argc, char **argv)
 {
     struct err_msg why = {""};
-    struct model *model = NULL;
+    struct model *model = NULL, *bytes_model = NULL;
     struct gpu *g = NULL;
     struct gpu_options o = {.device_index = bed_device(), .validate = bed_validates()};
-    if (argc != 2)
+    if (argc != 3)
         return 1;
     CHECK_OK(gpu_create(&o, &g, &why), why);
     if (g == NULL)
@@ -193,7 +207,8 @@ int main(int argc, char **argv)
     gpu_destroy(&g);
 
     CHECK_OK(model_open(argv[1], &model, &why), why);
-    if (model == NULL)
+    CHECK_OK(model_open(argv[2], &bytes_model, &why), why);
+    if (model == NULL || bytes_model == NULL)
         return 1;
     uint32_t plain_tokens[DRAWN] = {0}, other_tokens[DRAWN] = {0};
     struct engine_info plain = run(open_engine(model, ENGINE_PLAIN, NULL), plain_tokens);
@@ -202,7 +217,8 @@ int main(int argc, char **argv)
     CHECK(!other.matrix && !other.chains && other.tiles_bytes == 0);
     CHECK_STR(other.numeric_class, plain.numeric_class);
     CHECK(memcmp(plain_tokens, other_tokens, sizeof plain_tokens) == 0);
-    test_without(model);
+    test_without(model, bytes_model);
     model_close(&model);
+    model_close(&bytes_model);
     return check_report();
 }
