@@ -57,16 +57,18 @@ enum err ledger_sql_err(struct ledger *l, const char *what, struct err_msg *why)
     l->distrusted = l->distrusted || more == SQLITE_IOERR_FSYNC || more == SQLITE_IOERR_DIR_FSYNC;
     if (code == SQLITE_FULL)
         e = ERR_FULL;
-    else if (code == SQLITE_NOMEM)
+    else if (code == SQLITE_NOMEM || more == SQLITE_IOERR_NOMEM)
         e = ERR_NOMEM;
     else if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
         e = ERR_FORMAT;
     int os = l->db == NULL ? 0 : sqlite3_system_errno(l->db);
+    /* SQLite's own text is of what the memory was for: a temporary file that cannot be opened. */
+    if (e == ERR_NOMEM)
+        return err_set(why, e, "ledger %s: %s: out of memory", l->path, what);
     if (e == ERR_FORMAT)
         return err_set(why, e, "ledger %s: %s: %s: " LEDGER_SALVAGE_HINT, l->path, what,
                        sqlite3_errmsg(l->db), l->path);
-    return err_set(why, e, "ledger %s: %s: %s%s%s", l->path, what,
-                   l->db == NULL ? "out of memory" : sqlite3_errmsg(l->db),
+    return err_set(why, e, "ledger %s: %s: %s%s%s", l->path, what, sqlite3_errmsg(l->db),
                    e == ERR_IO && os != 0 ? ": " : "", e == ERR_IO && os != 0 ? strerror(os) : "");
 }
 

@@ -79,7 +79,7 @@ static bool fail_in_service(uint64_t seed, uint64_t nth, uint64_t many)
         (void)load_round(&x);
     bool hit = disarm();
     if (x.failed_ops > 0)
-        CHECK_HAS(x.last_why.text, "memory");
+        CHECK_HAS(x.last_why.text, "out of memory");
     x.failed_ops = 0;
     if (!CHECK(load_settle(&x)))
         fprintf(stderr, "allocation %llu: %s\n", (unsigned long long)nth, x.last_why.text);
@@ -102,7 +102,7 @@ static bool fail_in_open(uint64_t nth, uint64_t many)
         enum err e = load_open(&x, options(), &why);
         hit = disarm() || hit;
         if (e != ERR_OK) {
-            if (!CHECK(e == ERR_NOMEM && strstr(why.text, "memory") != NULL))
+            if (!CHECK(e == ERR_NOMEM && strstr(why.text, "out of memory") != NULL))
                 fprintf(stderr, "allocation %llu at start: %s\n", (unsigned long long)nth,
                         why.text);
             CHECK_OK(load_open(&x, options(), &why), why);
@@ -115,6 +115,35 @@ static bool fail_in_open(uint64_t nth, uint64_t many)
     }
     remove_ledger();
     return hit;
+}
+
+/* Starts again and again, with a new ledger or with one that has batches in it, and each time
+ * another allocation fails: dense enough that no step of a start is left out. */
+static void fail_in_start(struct check_rng *rng, bool new_ledger)
+{
+    static struct load x;
+    struct err_msg why;
+    load_init(&x, NULL, 11);
+    CHECK_OK(load_open(&x, options(), &why), why);
+    for (int i = 0; i < 4; i++)
+        (void)load_round(&x);
+    ledger_close(&x.ledger);
+    bool hit = true;
+    for (uint64_t nth = 0; hit; nth += 1 + check_rng_below(rng, 3)) {
+        if (new_ledger)
+            remove_ledger();
+        arm(true, nth, 1);
+        enum err e = load_open(&x, options(), &why);
+        hit = disarm();
+        if (e != ERR_OK && !CHECK(e == ERR_NOMEM && strstr(why.text, "out of memory") != NULL))
+            fprintf(stderr, "allocation %llu of a start: %s\n", (unsigned long long)nth, why.text);
+        if (e != ERR_OK)
+            CHECK_OK(load_open(&x, options(), &why), why);
+        ledger_close(&x.ledger);
+    }
+    if (!new_ledger)
+        check_all(&x, "a start", 0);
+    remove_ledger();
 }
 
 int main(int argc, char **argv)
@@ -136,6 +165,8 @@ int main(int argc, char **argv)
     uint64_t opens = 0;
     while (fail_in_open(opens, 1 + opens % 2 * 1000))
         opens += 1 + check_rng_below(&rng, 10 + opens / 8);
+    fail_in_start(&rng, true);
+    fail_in_start(&rng, false);
     printf("in service below %llu: %u of %lu hit; at start below %llu\n", (unsigned long long)last,
            hits, runs, (unsigned long long)opens);
     CHECK_INT(load_failures(), 0);
