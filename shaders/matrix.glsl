@@ -115,48 +115,48 @@ float column_sum(float x)
 }
 #else
 #define UNIFORM_WARPS true
-shared uvec4 emulated_a[WARP * WARPS];
-shared uvec2 emulated_b[WARP * WARPS];
-
-float half_at(uint word, uint i)
-{
-    vec2 pair = unpackHalf2x16(word);
-    return i == 0 ? pair.x : pair.y;
-}
+/* A lane's words of A (low x, y, high x, y) and of B, word by word: a software device reads shared memory one
+ * invocation after the other, so only what is needed is read, and both halves of a word are used. */
+shared uint emulated_a[4][WARP * WARPS], emulated_b[2][WARP * WARPS];
 
 vec4 product(uvec2 low, uvec2 high, uvec2 b, vec4 c)
 {
-    uint lane = warp_lane(), warp = gl_LocalInvocationID.y * WARP;
+    uint lane = warp_lane(), warp = gl_LocalInvocationID.y * WARP, me = warp + lane;
     barrier();
-    emulated_a[warp + lane] = uvec4(low, high);
-    emulated_b[warp + lane] = b;
+    emulated_a[0][me] = low.x;
+    emulated_a[1][me] = low.y;
+    emulated_a[2][me] = high.x;
+    emulated_a[3][me] = high.y;
+    emulated_b[0][me] = b.x;
+    emulated_b[1][me] = b.y;
     barrier();
-    uint depth = min(gl_NumWorkGroups.x, 1) * 16; /* 16; a compiler that knew would unroll, and take minutes */
-    for (uint k = 0; k < depth; k++) {
-        uvec4 row = emulated_a[warp + lane / 4 * 4 + k % 8 / 2];
-        float x = half_at(k < 8 ? row.x : row.y, k % 2), y = half_at(k < 8 ? row.z : row.w, k % 2);
+    uint depth = min(gl_NumWorkGroups.x, 1) * 8; /* 8; a compiler that knew would unroll, and take minutes */
+    for (uint pair = 0; pair < depth; pair++) {
+        uint word = pair / 4, row = warp + lane / 4 * 4 + pair % 4;
+        vec2 x = unpackHalf2x16(emulated_a[word][row]), y = unpackHalf2x16(emulated_a[2 + word][row]);
 #ifdef MATRIX_B_AS_C
-        uvec2 pair = emulated_b[warp + k % 8 * 4 + lane % 4];
-        vec2 z = unpackHalf2x16(k < 8 ? pair.x : pair.y);
+        uint at = warp + pair % 4 * 8 + lane % 4;
+        vec2 z = unpackHalf2x16(emulated_b[word][at]), next = unpackHalf2x16(emulated_b[word][at + 4]);
+        vec2 first = vec2(z.x, next.x), second = vec2(z.y, next.y);
 #else
-        uint at = warp + lane % 4 * 8 + k % 8 / 2;
-        uvec2 first = emulated_b[at], second = emulated_b[at + 4];
-        vec2 z = vec2(half_at(k < 8 ? first.x : first.y, k % 2), half_at(k < 8 ? second.x : second.y, k % 2));
+        uint at = warp + lane % 4 * 8 + pair % 4;
+        vec2 first = unpackHalf2x16(emulated_b[word][at]), second = unpackHalf2x16(emulated_b[word][at + 4]);
 #endif
-        c = vec4(fma(x, z.x, c.x), fma(x, z.y, c.y), fma(y, z.x, c.z), fma(y, z.y, c.w));
+        c = vec4(fma(x.x, first.x, c.x), fma(x.x, second.x, c.y), fma(y.x, first.x, c.z), fma(y.x, second.x, c.w));
+        c = vec4(fma(x.y, first.y, c.x), fma(x.y, second.y, c.y), fma(y.y, first.y, c.z), fma(y.y, second.y, c.w));
     }
     return c;
 }
 
 float of_lane(uint lane)
 {
-    return uintBitsToFloat(emulated_b[gl_LocalInvocationID.y * WARP + lane].x);
+    return uintBitsToFloat(emulated_b[0][gl_LocalInvocationID.y * WARP + lane]);
 }
 
 float of_other(float x, uint apart)
 {
     barrier();
-    emulated_b[gl_LocalInvocationID.y * WARP + warp_lane()].x = floatBitsToUint(x);
+    emulated_b[0][gl_LocalInvocationID.y * WARP + warp_lane()] = floatBitsToUint(x);
     barrier();
     return of_lane(warp_lane() ^ apart);
 }
@@ -174,7 +174,7 @@ float warp_sum(float x)
 float column_max(float x)
 {
     barrier();
-    emulated_b[gl_LocalInvocationID.y * WARP + warp_lane()].x = floatBitsToUint(x);
+    emulated_b[0][gl_LocalInvocationID.y * WARP + warp_lane()] = floatBitsToUint(x);
     barrier();
     for (uint i = warp_lane() % 4; i < WARP; i += 4)
         x = max(x, of_lane(i));
@@ -184,7 +184,7 @@ float column_max(float x)
 float column_sum(float x)
 {
     barrier();
-    emulated_b[gl_LocalInvocationID.y * WARP + warp_lane()].x = floatBitsToUint(x);
+    emulated_b[0][gl_LocalInvocationID.y * WARP + warp_lane()] = floatBitsToUint(x);
     barrier();
     precise float sum = 0.0;
     for (uint i = warp_lane() % 4; i < WARP; i += 4)
