@@ -141,8 +141,11 @@ static enum err create_kv(struct engine *e, struct err_msg *why)
     if (r != ERR_OK)
         return r;
     e->kv_buffers = calloc(e->model->n_layer, sizeof *e->kv_buffers);
-    if (e->kv_buffers == NULL || kv_create(pages, &e->kv) != ERR_OK)
+    if (e->kv_buffers == NULL)
         return err_set(why, ERR_NOMEM, "out of memory for the page table");
+    r = kv_create(pages, &e->kv, why);
+    if (r != ERR_OK)
+        return r;
     for (uint32_t i = 0; i < e->model->n_layer; i++) {
         r = gpu_buffer_create(e->gpu, GPU_DEVICE, (uint64_t)pages * e->page_bytes, "KV cache",
                               &e->kv_buffers[i], why);

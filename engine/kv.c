@@ -3,8 +3,7 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "base/hash.h"
+#include <sys/random.h>
 
 static const uint32_t NONE = UINT32_MAX;
 
@@ -27,13 +26,18 @@ struct kv {
     uint32_t bucket_mask;
     uint32_t *buckets;
     struct page *pages;
+    uint64_t key[2]; /* of kv_chain() */
 };
 
-enum err kv_create(uint32_t pages, struct kv **ret)
+enum err kv_create(uint32_t pages, struct kv **ret, struct err_msg *why)
 {
     struct kv *kv = calloc(1, sizeof *kv);
     if (kv == NULL)
-        return ERR_NOMEM;
+        return err_set(why, ERR_NOMEM, "out of memory for the page table");
+    if (getrandom(kv->key, sizeof kv->key, 0) != (ssize_t)sizeof kv->key) {
+        kv_destroy(&kv);
+        return err_set(why, ERR_IO, "the prefix cache's key: the system gives no random bytes");
+    }
     uint32_t buckets = 16;
     while (buckets < pages && buckets < (1u << 30))
         buckets *= 2;
@@ -42,7 +46,7 @@ enum err kv_create(uint32_t pages, struct kv **ret)
     kv->pages = calloc(pages > 0 ? pages : 1, sizeof *kv->pages);
     if (kv->buckets == NULL || kv->pages == NULL) {
         kv_destroy(&kv);
-        return ERR_NOMEM;
+        return err_set(why, ERR_NOMEM, "out of memory for the page table");
     }
     memset(kv->buckets, 0xff, sizeof *kv->buckets * buckets);
     kv->pages_count = kv->available = pages;
@@ -152,9 +156,47 @@ void kv_release(struct kv *kv, uint32_t page)
     }
 }
 
-uint64_t kv_chain(uint64_t parent, const uint32_t tokens[PAGE_TOKENS])
+static uint64_t rotate(uint64_t x, int bits)
 {
-    return hash64(tokens, sizeof *tokens * PAGE_TOKENS, parent);
+    return x << bits | x >> (64 - bits);
+}
+
+static void sip_rounds(uint64_t v[4], int count)
+{
+    for (int i = 0; i < count; i++) {
+        v[0] += v[1];
+        v[2] += v[3];
+        v[1] = rotate(v[1], 13) ^ v[0];
+        v[3] = rotate(v[3], 16) ^ v[2];
+        v[0] = rotate(v[0], 32) + v[3];
+        v[2] += v[1];
+        v[3] = rotate(v[3], 21) ^ v[0];
+        v[1] = rotate(v[1], 17) ^ v[2];
+        v[2] = rotate(v[2], 32);
+    }
+}
+
+static void sip_word(uint64_t v[4], uint64_t word)
+{
+    v[3] ^= word;
+    sip_rounds(v, 2);
+    v[0] ^= word;
+}
+
+/* SipHash-2-4 of the parent and the tokens: prompts come from people who do not trust each other,
+ * and with a hash that one of them can compute he finds another beginning with the chain of
+ * somebody's, whose later pages would then be his. */
+uint64_t kv_chain(const struct kv *kv, uint64_t parent, const uint32_t tokens[PAGE_TOKENS])
+{
+    uint64_t v[4] = {kv->key[0] ^ 0x736f6d6570736575, kv->key[1] ^ 0x646f72616e646f6d,
+                     kv->key[0] ^ 0x6c7967656e657261, kv->key[1] ^ 0x7465646279746573};
+    sip_word(v, parent);
+    for (uint32_t i = 0; i < PAGE_TOKENS; i += 2)
+        sip_word(v, tokens[i] | (uint64_t)tokens[i + 1] << 32);
+    sip_word(v, (uint64_t)(sizeof parent + PAGE_TOKENS * sizeof *tokens) << 56);
+    v[2] ^= 0xff;
+    sip_rounds(v, 4);
+    return v[0] ^ v[1] ^ v[2] ^ v[3];
 }
 
 static uint32_t find(const struct kv *kv, uint64_t chain, const uint32_t tokens[PAGE_TOKENS])

@@ -15,7 +15,7 @@
 
 struct kv;
 
-enum err kv_create(uint32_t pages, struct kv **ret) MUST_CHECK;
+enum err kv_create(uint32_t pages, struct kv **ret, struct err_msg *why) MUST_CHECK;
 void kv_destroy(struct kv **kv);
 
 uint32_t kv_pages(const struct kv *kv);
@@ -28,9 +28,9 @@ void kv_hold(struct kv *kv, uint32_t page);
  * last. */
 void kv_release(struct kv *kv, uint32_t page);
 
-/* Identity of a full page: a hash over its tokens and everything before it. First page: parent 0.
- */
-uint64_t kv_chain(uint64_t parent, const uint32_t tokens[PAGE_TOKENS]);
+/* Identity of a full page: a hash over its tokens and everything before it, with a random key that
+ * this cache alone has. First page: parent 0. */
+uint64_t kv_chain(const struct kv *kv, uint64_t parent, const uint32_t tokens[PAGE_TOKENS]);
 /* Finds a page with exactly these tokens after the same prefix and takes a reference. */
 bool kv_find(struct kv *kv, uint64_t chain, const uint32_t tokens[PAGE_TOKENS], uint32_t *ret_page);
 /* Makes a held, full page findable. If an equal one is known already, that one stays. */

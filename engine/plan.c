@@ -125,7 +125,7 @@ static enum admission admit(struct engine *e, struct sequence *s, uint32_t activ
         /* The last token is always computed: its row gives the logits. */
         while ((matched + 1) * PAGE_TOKENS <= s->tokens_count - 1) {
             const uint32_t *tokens = &s->tokens[(size_t)matched * PAGE_TOKENS];
-            uint64_t next = kv_chain(chain, tokens);
+            uint64_t next = kv_chain(e->kv, chain, tokens);
             if (!kv_find(e->kv, next, tokens, &s->pages[matched]))
                 break;
             chain = next;
@@ -241,7 +241,7 @@ void plan_publish(struct engine *e)
         uint32_t known = (uint32_t)min_u64(s->computed, s->tokens_count);
         while ((s->published + 1) * PAGE_TOKENS <= known) {
             const uint32_t *tokens = &s->tokens[(size_t)s->published * PAGE_TOKENS];
-            s->chain = kv_chain(s->chain, tokens);
+            s->chain = kv_chain(e->kv, s->chain, tokens);
             kv_publish(e->kv, s->pages[s->published], s->chain, tokens);
             s->published++;
         }
