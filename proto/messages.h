@@ -284,7 +284,11 @@ enum schedule_place {
 #define REC_CHECKPOINT(F, L)                                                                       \
     F(STR, numeric_class, PROTO_MAX_ID_BYTES, REQ, "only a worker of this class goes on from it")  \
     F(STR, model_hash, 64, REQ, "")                                                                \
-    F(U64S, completion_ids, 1048576, REQ, "the tokens generated so far")
+    F(U64S, completion_ids, 1048576, REQ, "the tokens generated so far")                           \
+    F(STR, prompt_hash, 64, OPT,                                                                   \
+      "of the prompt's tokens: only behind the same prompt a worker goes on from it, so without "  \
+      "it "                                                                                        \
+      "none does")
 
 #define PROTO_RECORDS(X)                                                                           \
     X(MODEL, model)                                                                                \

@@ -125,8 +125,11 @@ static enum err take_stops(const struct job_context *c, const struct rec_REQUEST
 static bool checkpoint_fits(const struct job_context *c, const struct job *j,
                             const struct rec_CHECKPOINT *p)
 {
+    char prompt_hash[33];
+    job_prompt_hash(j, prompt_hash);
     if (!str_eq(p->numeric_class, str_of(c->numeric_class)) ||
-        !str_eq(p->model_hash, str_of(c->model_hash)) || p->completion_ids.count >= j->max_tokens)
+        !str_eq(p->model_hash, str_of(c->model_hash)) ||
+        !str_eq(p->prompt_hash, str_of(prompt_hash)) || p->completion_ids.count >= j->max_tokens)
         return false;
     for (size_t i = 0; i < p->completion_ids.count; i++) {
         uint64_t id = p->completion_ids.items[i];

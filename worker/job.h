@@ -87,8 +87,9 @@ struct job_refusal {
 };
 
 /* ERR_USAGE: refused for good, *ret_refusal and why say how. ERR_UNSUPPORTED: not for this worker
- * (it asks for another model). Others: not now. A checkpoint of another numeric class or model, or
- * one that does not fit the request, is left aside: the job starts from its beginning. */
+ * (it asks for another model). Others: not now. A checkpoint of another numeric class, model or
+ * prompt (a template may write the date), or one that does not fit the request, is left aside: the
+ * job starts from its beginning. */
 enum err job_create(const struct job_context *c, const struct rec_GRANT_JOB *grant, uint64_t serial,
                     struct job **ret, struct job_refusal *ret_refusal,
                     struct err_msg *why) MUST_CHECK;
@@ -118,6 +119,8 @@ enum err job_encode_output(const struct job_context *c, const struct job *j, uin
 enum err job_encode_refusal(const struct job_context *c, const struct job_refusal *r,
                             const char *message, uint64_t now_ms, struct buf *out,
                             struct err_msg *why) MUST_CHECK;
+/* Of the prompt's tokens, as checkpoints have it. */
+void job_prompt_hash(const struct job *j, char ret_hex[33]);
 /* REC_CHECKPOINT of its completion so far. */
 enum err job_encode_checkpoint(const struct job_context *c, const struct job *j, struct buf *out,
                                struct err_msg *why) MUST_CHECK;

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/arena.h"
+#include "base/hash.h"
 #include "proto/codec.h"
 #include "worker/job.h"
 
@@ -123,19 +124,27 @@ enum err job_encode_refusal(const struct job_context *c, const struct job_refusa
     return proto_encode_output(&o, out, why);
 }
 
+void job_prompt_hash(const struct job *j, char ret_hex[33])
+{
+    hash128_hex(j->prompt.ids, j->prompt.count * sizeof *j->prompt.ids, ret_hex);
+}
+
 enum err job_encode_checkpoint(const struct job_context *c, const struct job *j, struct buf *out,
                                struct err_msg *why)
 {
     size_t count = j->choices[0].completion.count;
+    char prompt_hash[33];
     uint64_t *ids = calloc(count + 1, sizeof *ids);
     if (ids == NULL)
         return err_set(why, ERR_NOMEM, "checkpoint: out of memory");
     for (size_t i = 0; i < count; i++)
         ids[i] = j->choices[0].completion.ids[i];
+    job_prompt_hash(j, prompt_hash);
     struct rec_CHECKPOINT p = {
         .numeric_class = str_of(c->numeric_class),
         .model_hash = str_of(c->model_hash),
         .completion_ids = {ids, count},
+        .prompt_hash = str_of(prompt_hash),
     };
     enum err e = proto_encode_checkpoint(&p, out, why);
     if (e == ERR_OK && out->len > PROTO_MAX_CHECKPOINT_BYTES)

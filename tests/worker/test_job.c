@@ -262,10 +262,11 @@ static void test_sampling_fields(void)
 }
 
 /* Returns how many completion tokens the job begins with. */
-static size_t with_checkpoint(const char *numeric_class, const char *hash, uint64_t *ids,
-                              size_t count)
+static size_t with_checkpoint(const char *numeric_class, const char *hash, const char *prompt_hash,
+                              uint64_t *ids, size_t count)
 {
-    struct rec_CHECKPOINT p = {str_of(numeric_class), str_of(hash), {ids, count}};
+    struct rec_CHECKPOINT p = {
+        str_of(numeric_class), str_of(hash), {ids, count}, str_of(prompt_hash)};
     struct buf bytes = {0};
     struct job *j = NULL;
     struct job_refusal refusal;
@@ -284,17 +285,22 @@ static void test_checkpoint(void)
 {
     uint64_t ids[] = {300, 301, 302, 303, 2, 4096};
     const char *class = kit.context.numeric_class, *hash = kit.context.model_hash;
-    CHECK_INT(with_checkpoint(class, hash, ids, 3), 3);
-    CHECK_INT(with_checkpoint("class-2", hash, ids, 3), 0);
-    CHECK_INT(with_checkpoint(class, "another", ids, 3), 0);
-    CHECK_INT(with_checkpoint(class, hash, ids, 4),
+    char prompt[33], others[33];
+    struct rec_REQUEST q = kit_request("Hello"), other = kit_request("Hello.");
+    kit_prompt_hash(&kit, &q, prompt);
+    kit_prompt_hash(&kit, &other, others);
+    CHECK_INT(with_checkpoint(class, hash, prompt, ids, 3), 3);
+    CHECK_INT(with_checkpoint("class-2", hash, prompt, ids, 3), 0);
+    CHECK_INT(with_checkpoint(class, "another", prompt, ids, 3), 0);
+    CHECK_INT(with_checkpoint(class, hash, others, ids, 3), 0);
+    CHECK_INT(with_checkpoint(class, hash, "", ids, 3), 0); /* of an earlier version */
+    CHECK_INT(with_checkpoint(class, hash, prompt, ids, 4),
               0); /* as long as max_tokens: cannot be running */
-    CHECK_INT(with_checkpoint(class, hash, ids + 3, 2), 0); /* holds a stop token */
-    CHECK_INT(with_checkpoint(class, hash, ids + 5, 1), 0); /* outside the vocabulary */
+    CHECK_INT(with_checkpoint(class, hash, prompt, ids + 3, 2), 0); /* holds a stop token */
+    CHECK_INT(with_checkpoint(class, hash, prompt, ids + 5, 1), 0); /* outside the vocabulary */
     struct job *j = NULL;
     struct job_refusal refusal;
     struct err_msg why;
-    struct rec_REQUEST q = kit_request("Hello");
     CHECK_OK(kit_job(&kit, &q, STR_LIT("not msgpack"), 1, &j, &refusal, &why), why);
     CHECK(j != NULL && j->choices[0].completion.count == 0);
     /* What a job says of itself is accepted by the next worker. */
@@ -306,6 +312,10 @@ static void test_checkpoint(void)
     CHECK_OK(kit_job(&kit, &q, (struct str){bytes.data, bytes.len}, 1, &next, &refusal, &why), why);
     CHECK(next != NULL && next->choices[0].completion.count == 2 &&
           next->choices[0].completion.ids[1] == 301);
+    job_destroy(&next);
+    CHECK_OK(kit_job(&kit, &other, (struct str){bytes.data, bytes.len}, 1, &next, &refusal, &why),
+             why);
+    CHECK(next != NULL && next->choices[0].completion.count == 0);
     buf_free(&bytes);
     job_destroy(&j);
     job_destroy(&next);

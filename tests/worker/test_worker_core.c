@@ -392,9 +392,12 @@ static void test_large_checkpoints(void)
     q.max_tokens = 1 << 16;
     for (size_t i = 0; i < FIRST; i++)
         ids[i] = token;
+    char prompt[33];
+    kit_prompt_hash(&kit, &q, prompt);
     struct rec_CHECKPOINT taken = {.numeric_class = str_of(kit.context.numeric_class),
                                    .model_hash = str_of(kit.context.model_hash),
-                                   .completion_ids = {ids, FIRST}};
+                                   .completion_ids = {ids, FIRST},
+                                   .prompt_hash = str_of(prompt)};
     CHECK_OK(proto_encode_checkpoint(&taken, &checkpoint, &why), why);
     for (uint64_t serial = 1; serial <= JOBS; serial++)
         add(serial, &q, (struct str){checkpoint.data, checkpoint.len});

@@ -70,6 +70,17 @@ static inline enum err kit_job(struct kit *k, const struct rec_REQUEST *q, struc
     return e;
 }
 
+/* As a checkpoint of the request's job has it. */
+static inline void kit_prompt_hash(struct kit *k, const struct rec_REQUEST *q, char ret_hex[33])
+{
+    struct job *j = NULL;
+    struct job_refusal refusal;
+    struct err_msg why;
+    CHECK_OK(kit_job(k, q, (struct str){0}, 1, &j, &refusal, &why), why);
+    job_prompt_hash(j, ret_hex);
+    job_destroy(&j);
+}
+
 /* Points into body and the kit's arena. */
 static inline struct rec_OUTPUT kit_output(struct kit *k, const struct buf *body)
 {
