@@ -37,24 +37,6 @@ bool memory_uses_matrix(const struct engine *e)
            m->n_head / m->n_head_kv <= 64;
 }
 
-uint64_t memory_choose_forms(const struct engine *e, uint64_t free_bytes, bool ret[MATRIX_FORMS])
-{
-    /* Of what is free. Byte tiles serve few rows alone, which a night has at its end. */
-    static const uint64_t tenths[MATRIX_FORMS] = {[MATRIX_TILES] = 4, [MATRIX_BYTES] = 5};
-    uint64_t room = free_bytes != 0 ? free_bytes : e->info.device.memory_bytes / 8 * 5;
-    uint64_t buffer = e->info.device.max_buffer_bytes, taken = 0;
-    bool wanted = !e->options.no_tiles && memory_uses_matrix(e);
-    for (enum matrix_form form = 0; form < MATRIX_FORMS; form++) {
-        uint64_t largest = 0,
-                 bytes = wanted ? weights_tiles_bytes(e->model, &e->tuning, form, &largest) : 0;
-        bool in_one = buffer == 0 || largest + BUFFER_SLACK_BYTES <= buffer;
-        ret[form] = in_one && bytes > 0 && (taken + bytes) * 10 <= room * tenths[form];
-        wanted = ret[form];
-        taken += ret[form] ? bytes : 0;
-    }
-    return taken;
-}
-
 static void choose_batch(struct engine *e)
 {
     const struct engine_options *o = &e->options;
@@ -230,6 +212,50 @@ enum err memory_choose_kv(struct engine *e, uint64_t free_bytes, uint32_t *ret_p
     return ERR_OK;
 }
 
+/* ---- beside the weights ---- */
+
+/* On the device, whatever is free. */
+static uint64_t fixed_bytes(struct engine *e)
+{
+    struct engine_buffer table[ENGINE_BUFFERS];
+    size_t count = memory_buffers(e, table);
+    uint64_t bytes = 2 * memory_angles_bytes(e);
+    for (size_t i = 0; i < count; i++)
+        bytes += table[i].kind == GPU_DEVICE || table[i].kind == GPU_SHARED ? table[i].bytes : 0;
+    return bytes;
+}
+
+/* With the smallest cache: what was asked for, or one longest sequence. */
+static uint64_t least_bytes(const struct engine *e)
+{
+    struct engine copy = *e;
+    uint32_t pages = 0;
+    bool known = memory_choose_kv(&copy, 1, &pages, NULL) == ERR_OK; /* else nothing will start */
+    return fixed_bytes(&copy) + (known ? copy.info.kv_bytes : 0);
+}
+
+uint64_t memory_choose_forms(const struct engine *e, uint64_t free_bytes, bool ret[MATRIX_FORMS])
+{
+    /* Of what is free, while nine tenths of it hold them and all that there must be. Byte tiles
+     * serve few rows alone, which a night has at its end. */
+    static const uint64_t tenths[MATRIX_FORMS] = {[MATRIX_TILES] = 4, [MATRIX_BYTES] = 5};
+    bool known = free_bytes != 0;
+    uint64_t room = known ? free_bytes : e->info.device.memory_bytes / 8 * 5;
+    uint64_t must = known ? least_bytes(e) : 0;
+    uint64_t buffer = e->info.device.max_buffer_bytes, taken = 0;
+    bool wanted = !e->options.no_tiles && memory_uses_matrix(e);
+    for (enum matrix_form form = 0; form < MATRIX_FORMS; form++) {
+        uint64_t largest = 0,
+                 bytes = wanted ? weights_tiles_bytes(e->model, &e->tuning, form, &largest) : 0;
+        bool in_one = buffer == 0 || largest + BUFFER_SLACK_BYTES <= buffer;
+        ret[form] = in_one && bytes > 0 && (taken + bytes) * 10 <= room * tenths[form] &&
+                    (must + taken + bytes) * 10 <= room * 9;
+        wanted = ret[form];
+        taken += ret[form] ? bytes : 0;
+    }
+    return taken;
+}
+
 /* ---- without a device ---- */
 
 /* 0 stays "not known"; nothing left is 1. */
@@ -246,7 +272,6 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
                        .options = *o,
                        .tuning = o->tuning != NULL ? *o->tuning : tuning_defaults(),
                        .info.device = *device};
-    struct engine_buffer table[ENGINE_BUFFERS];
     struct engine_memory plan = {.free_bytes = free_bytes};
     uint32_t pages = 0;
     enum err r = weights_measure(m, &plan.weight_bytes, why);
@@ -255,11 +280,7 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
     memory_size_step(&e);
     bool forms[MATRIX_FORMS];
     plan.weight_bytes += memory_choose_forms(&e, rest(free_bytes, plan.weight_bytes), forms);
-    plan.activation_bytes = 2 * memory_angles_bytes(&e);
-    size_t count = memory_buffers(&e, table);
-    for (size_t i = 0; i < count; i++)
-        plan.activation_bytes +=
-            table[i].kind == GPU_DEVICE || table[i].kind == GPU_SHARED ? table[i].bytes : 0;
+    plan.activation_bytes = fixed_bytes(&e);
     /* What the engine will find when all that is on the device. */
     uint64_t fixed = plan.weight_bytes + plan.activation_bytes;
     r = memory_choose_kv(&e, rest(free_bytes, fixed), &pages, why);

@@ -50,7 +50,14 @@ static void test_room(const struct model *m)
     CHECK_INT(half.fits, fixed <= 7 * one);
 }
 
-/* f16 tiles beside the weights, where they take no more than two fifths of what those leave. */
+/* Beside the weights, with the smallest cache. */
+static uint64_t least_bytes(const struct engine_memory *p)
+{
+    return p->activation_bytes + (uint64_t)p->max_ctx * p->kv_token_bytes;
+}
+
+/* f16 tiles beside the weights, where they take no more than two fifths of what those leave, and
+ * with the smallest cache no more than nine tenths. */
 static void test_tiles(const struct model *m)
 {
     struct gpu_device_info device = {
@@ -65,7 +72,8 @@ static void test_tiles(const struct model *m)
     uint64_t tiles = p.weight_bytes - plain;
     uint64_t matrices = 2 * m->weight_count; /* but the embeddings, if they are not the output */
     CHECK(p.fits && p.weight_bytes > plain && tiles > matrices / 2 && tiles < matrices + 4 * MiB);
-    uint64_t enough = plain + div_up(tiles, 2) * 5;
+    uint64_t all_but_weights = div_up((tiles + least_bytes(&p)) * 10, 9);
+    uint64_t enough = plain + max_u64(div_up(tiles, 2) * 5, all_but_weights);
     CHECK_OK(engine_plan_memory(m, &device, enough, &o, &p, &why), why);
     CHECK_INT(p.weight_bytes, plain + tiles);
     const uint64_t less[] = {enough - 1, plain + 1, plain, plain - 1, 1};
@@ -117,11 +125,40 @@ static void test_byte_tiles(const struct model *m)
     CHECK(bytes > tiles / 3 && bytes < tiles * 5 / 9);
     CHECK_OK(engine_plan_memory(m, &device, 80 * GiB, &o, &p, &why), why);
     CHECK_INT(p.weight_bytes, plain + tiles + bytes);
-    uint64_t enough = plain + 2 * (tiles + bytes);
+    uint64_t all_but_weights = div_up((tiles + bytes + least_bytes(&p)) * 10, 9);
+    uint64_t enough = plain + max_u64(2 * (tiles + bytes), all_but_weights);
     CHECK_OK(engine_plan_memory(m, &device, enough, &o, &p, &why), why);
     CHECK_INT(p.weight_bytes, plain + tiles + bytes);
     CHECK_OK(engine_plan_memory(m, &device, enough - 1, &o, &p, &why), why);
     CHECK_INT(p.weight_bytes, plain + tiles);
+}
+
+/* Whatever is free: what fits without tiles fits with those that are chosen. */
+static void test_tiles_fit(const struct model *m, uint64_t kv_tokens)
+{
+    struct gpu_device_info device = {
+        .name = "card", .usable = true, .memory_bytes = 80 * GiB, .matrix_f16 = true};
+    struct model longer = *m;
+    struct tuning tuning = tuning_defaults();
+    struct engine_options with = {.max_seqs = 8, .kv_tokens = kv_tokens, .tuning = &tuning},
+                          without = with;
+    struct engine_memory p = {0}, bare = {0};
+    struct err_msg why = {""};
+    longer.n_ctx_train = 1 << 16;
+    tuning.byte_tiles_mib = 0;
+    without.no_tiles = true;
+    CHECK_OK(engine_plan_memory(&longer, &device, GiB, &without, &bare, &why), why);
+    uint64_t least = bare.weight_bytes + bare.activation_bytes + bare.kv_token_bytes * bare.max_ctx;
+    uint32_t fit = 0, tiled = 0;
+    for (uint64_t bytes = least / 2; bytes < 8 * least; bytes += least / 16) {
+        CHECK_OK(engine_plan_memory(&longer, &device, bytes, &without, &bare, &why), why);
+        CHECK_OK(engine_plan_memory(&longer, &device, bytes, &with, &p, &why), why);
+        if (!CHECK(p.fits == bare.fits))
+            fprintf(stderr, "    %llu bytes\n", (unsigned long long)bytes);
+        fit += bare.fits;
+        tiled += p.weight_bytes > bare.weight_bytes;
+    }
+    CHECK(tiled > 0 && tiled < fit && fit < 120);
 }
 
 static void test_long_context(const struct model *m)
@@ -254,6 +291,8 @@ int main(int argc, char **argv)
             break;
         test_room(m);
         test_tiles(m);
+        test_tiles_fit(m, 0);
+        test_tiles_fit(m, 1 << 18);
         test_long_context(m);
         test_kv_tokens(m);
         test_buffer_limit(m);
