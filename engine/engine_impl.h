@@ -104,7 +104,7 @@ struct layer_matrices {
      * the matmul's last act. */
     struct matrix_weight qkv;
     struct matrix_weight q, k, v, attn_output;
-    bool biases_adjoin;           /* q's, k's and v's biases are one vector */
+    bool biases_adjoin;           /* q's, k's and v's biases are one vector, or none */
     struct matrix_weight gate_up; /* gated; no tiles and no address: only gate and up */
     struct matrix_weight gate, up, down;
 };

@@ -34,6 +34,18 @@ static struct matrix_weight plain(const struct weight *w)
         .address = w->address, .type = w->type, .rows = w->rows, .cols = w->cols};
 }
 
+static bool follows(const struct weight *bias, const struct weight *before)
+{
+    return before->address != 0 && bias->address == before->address + before->cols * sizeof(float);
+}
+
+/* A kernel that computes q, k and v at once takes one vector, or none. */
+static bool biases_adjoin(const struct layer_weights *l)
+{
+    uint64_t any = l->q_bias.address | l->k_bias.address | l->v_bias.address;
+    return any == 0 || (follows(&l->k_bias, &l->q_bias) && follows(&l->v_bias, &l->k_bias));
+}
+
 /* The layer's matrices as the file has them. */
 static void describe(struct layer_weights *l, const struct model *m)
 {
@@ -46,10 +58,7 @@ static void describe(struct layer_weights *l, const struct model *m)
         x->q = plain(&l->q);
         x->k = plain(&l->k);
         x->v = plain(&l->v);
-        x->biases_adjoin =
-            l->q_bias.address == 0 ||
-            (l->k_bias.address == l->q_bias.address + l->q_bias.cols * sizeof(float) &&
-             l->v_bias.address == l->k_bias.address + l->k_bias.cols * sizeof(float));
+        x->biases_adjoin = biases_adjoin(l);
     }
     if (m->n_expert > 0)
         return;

@@ -39,6 +39,7 @@ struct oracle_case {
     float attn_cap, logit_cap;
     float local_base;      /* gemma3, written as rope.freq_base_swa */
     bool biases;           /* q, k, v */
+    bool no_q_bias;        /* of those */
     bool output_bias;      /* of the attention's output */
     bool tied;             /* no output.weight */
     bool gate_bf16;        /* the tensor ffn_gate is BF16; all others are F32 */

@@ -103,7 +103,8 @@ static void make_layer(struct maker *m)
         matrix(m, "attn_v.weight", 1, kv, c->n_embd, 0);
     }
     if (c->biases) {
-        bias(m, "attn_q.bias", q);
+        if (!c->no_q_bias)
+            bias(m, "attn_q.bias", q);
         bias(m, "attn_k.bias", kv);
         bias(m, "attn_v.bias", kv);
     }
