@@ -185,7 +185,7 @@ void main()
                             [[unroll]] for (uint i = 0; i < 4; i++) {
                                 uint key = first + s / 2 * PAGE_TOKENS + g / 2 * 8 + s % 2 * 4 + g % 2 + i / 2 * 2;
                                 uint end = limit[2 * j + i % 2];
-                                bool sees = there && key <= end && (p.window == 0 || key + p.window > end);
+                                bool sees = there && key <= end && (p.window == 0 || end - key < p.window);
                                 if (!sees)
                                     score[j * CHUNK_PAGES * 2 + s][i] = NOTHING;
                             }
