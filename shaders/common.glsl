@@ -1,4 +1,5 @@
-/* What every shader includes: extensions, buffers by address, push.h. No subgroup size is assumed anywhere. */
+/* What every shader includes: extensions, buffers by address, push.h. No subgroup size is assumed anywhere, and the
+ * one said is not asked for: invocations may be fewer. */
 #ifndef OCTO_COMMON_GLSL
 #define OCTO_COMMON_GLSL
 #extension GL_EXT_buffer_reference : require

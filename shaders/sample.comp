@@ -460,7 +460,7 @@ void get_stage(out float ret_low, out float ret_pivot, out uint64_t ret_tail)
 void main()
 {
     uint r = gl_WorkGroupID.x;
-    lane = gl_SubgroupID * gl_SubgroupSize + gl_SubgroupInvocationID;
+    find_lane();
     params = Rows(p.params).v[r];
     row = at(p.logits, r, p.n_vocab, 4);
     whole = AHEAD > 1 && p.n_vocab % 4 == 0 && (uint(row) & 15) == 0;

@@ -18,9 +18,17 @@ row_params params;
 uint64_t row;
 bool whole; /* lines can be read at once */
 uint lane, lines;
+uint subgroup_lanes; /* that there are: the size said is 32 where Mesa's driver for Intel runs 8 or 16 */
 float inverse_temperature, zmax;
 
 /* ---- sums over the workgroup ---- */
+
+/* SIZE is a power of two: subgroups are full, or there is one. */
+void find_lane()
+{
+    subgroup_lanes = SIZE / gl_NumSubgroups;
+    lane = gl_SubgroupID * subgroup_lanes + gl_SubgroupInvocationID;
+}
 
 uvec3 split(uint64_t x)
 {
@@ -42,7 +50,7 @@ uint64_t scan(uint64_t mine, out uint64_t ret_total)
         per_subgroup[gl_SubgroupID] = unpackUint2x32(sum);
     barrier();
     uint64_t all_before = 0, all = 0;
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize) {
+    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += subgroup_lanes) {
         uint64_t one = packUint2x32(per_subgroup[i]);
         all += one;
         all_before += i < gl_SubgroupID ? one : 0;
@@ -58,7 +66,7 @@ uint sum_of_few(uint mine)
     if (subgroupElect())
         per_subgroup[gl_SubgroupID].x = sum;
     barrier();
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize)
+    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += subgroup_lanes)
         all += per_subgroup[i].x;
     return subgroupAdd(all);
 }
@@ -73,11 +81,11 @@ uvec2 group_of_best(uint key, uint id)
         per_subgroup[gl_SubgroupID] = uvec2(top, low);
     barrier();
     key = 0;
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize)
+    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += subgroup_lanes)
         key = max(key, per_subgroup[i].x);
     top = subgroupMax(key);
     low = 0xffffffffu;
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += gl_SubgroupSize)
+    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += subgroup_lanes)
         low = per_subgroup[i].x == top ? min(low, per_subgroup[i].y) : low;
     return uvec2(top, subgroupMin(low));
 }

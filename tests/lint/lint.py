@@ -100,6 +100,8 @@ def check_text(path, text):
     if text and not text.endswith("\n"):
         problem(path, count + 1, "no newline at the end of the file")
     for n, line in enumerate(lines, 1):
+        if path.startswith("shaders/") and "gl_SubgroupSize" in line:
+            problem(path, n, "gl_SubgroupSize, which may be more than there are invocations (sample_row.glsl)")
         if "\t" in line:
             problem(path, n, "a tab")
         if line != line.rstrip():
