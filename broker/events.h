@@ -24,7 +24,7 @@ enum { EVENTS_KEPT = 128, EVENTS_TEXT_BYTES = 320 };
     X(WORKER_DRAINING, "worker_draining", "a worker takes no more jobs")                           \
     X(MODEL_FETCHING, "model_fetching", "a worker was told to fetch a model from the broker")      \
     X(MODEL_LOADING, "model_loading", "a worker was told to load another model")                   \
-    X(WORKER_LEFT, "worker_left", "a worker took its leave")                                       \
+    X(WORKER_LEFT, "worker_left", "a worker took its leave, or its key lost the role work")        \
     X(WORKER_LOST, "worker_lost", "a worker was silent for three heartbeats")                      \
     X(WORKER_REFUSED, "worker_refused", "two workers had one name, the earlier was sent away")     \
     X(BATCH_CREATED, "batch_created", "a batch was made")                                          \

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "broker/allow.h"
 #include "broker/server_internal.h"
@@ -38,6 +39,30 @@ bool access_may_connect(void *user, const char *key)
     return allow_find(s->allow, key) != NULL;
 }
 
+/* Workers whose keys may not work any more: what they hold goes to others, and costs nothing. They
+ * say HELLO, and hear why they are refused. */
+static void end_sessions(struct server *s)
+{
+    struct msg m = {.type = MSG_TYPE_RECONNECT};
+    m.reconnect.reason = STR_LIT("the key's role work was taken back");
+    for (struct session *w = s->sessions, *next; w != NULL; w = next) {
+        const struct allow_entry *entry = allow_find(s->allow, w->key);
+        next = w->next;
+        if (w->state == SESSION_LOST || (entry != NULL && (entry->roles & PROTO_ROLE_WORK) != 0))
+            continue;
+        worker_withdraw_grant(s, w, "grant not sent");
+        size_t jobs = jobs_release_owner(s->jobs, w->number, false, "its key may not work");
+        log_warn("worker's key may not work any more, its jobs go to others worker=%s key=%s "
+                 "jobs=%zu",
+                 w->worker, w->owner, jobs);
+        server_event(s, EVENT_WORKER_LEFT, w->worker,
+                     "the key of %s may not work any more, %zu jobs go to others", w->owner, jobs);
+        server_send(s, &w->peer, &m);
+        worker_end_session(s, w);
+    }
+    worker_feed(s);
+}
+
 void server_reload(struct server *s)
 {
     struct allow *fresh = NULL;
@@ -55,6 +80,8 @@ void server_reload(struct server *s)
     access_close(s);
     s->allow = fresh;
     log_info("list of keys read again file=%s keys=%zu", s->o.allow, allow_count(fresh));
+    s->now_ns = clock_mono_ns();
+    end_sessions(s);
     proto_socket_check_keys(s->socket);
 }
 

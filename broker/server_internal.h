@@ -63,7 +63,7 @@ struct session {
     enum session_state state;
     struct arena arena; /* of the texts */
     char *worker, *host, *device, *numeric_class;
-    char *owner;                /* the name of its key; "" without keys */
+    char *owner, *key;          /* the name of its key, and that; "" without keys */
     struct models_file *models; /* the first is loaded */
     size_t model_count;
     uint64_t load_ms; /* HELLO's */

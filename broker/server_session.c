@@ -197,7 +197,9 @@ static struct session *new_session(struct server *s, const struct proto_peer *fr
     w->seen_ns = s->now_ns;
     w->process = h->process;
     w->worker = copy_text(w, h->worker);
+    const char *key = proto_socket_key(s->socket);
     w->owner = copy_text(w, str_of(access_name(s)));
+    w->key = copy_text(w, str_of(key == NULL ? "" : key));
     w->host = copy_text(w, h->host);
     w->device = copy_text(w, h->device);
     w->numeric_class = copy_text(w, h->numeric_class);
@@ -205,8 +207,8 @@ static struct session *new_session(struct server *s, const struct proto_peer *fr
     w->load_ms = h->load_ms;
     w->fetches = h->fetches;
     w->models = arena_alloc(&w->arena, h->models.count, sizeof *w->models);
-    bool whole = w->worker != NULL && w->owner != NULL && w->host != NULL && w->device != NULL &&
-                 w->numeric_class != NULL && w->models != NULL;
+    bool whole = w->worker != NULL && w->owner != NULL && w->key != NULL && w->host != NULL &&
+                 w->device != NULL && w->numeric_class != NULL && w->models != NULL;
     for (size_t i = 0; i < h->models.count && whole; i++) {
         const struct rec_MODEL *m = &h->models.items[i];
         struct models_file *f = &w->models[w->model_count++];

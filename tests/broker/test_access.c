@@ -108,7 +108,7 @@ static void test_spoilt_lists(struct check_rng *rng)
 enum { BROKER, GPU, ALICE, BOB, ADMIN, BOTH, PEOPLE };
 
 static const char *const names[PEOPLE] = {"broker", "gpu", "alice", "bob", "admin", "both"};
-static const char *const roles[PEOPLE] = {NULL, "work", "submit", "submit", "admin", "work,submit"};
+static const char *roles[PEOPLE] = {NULL, "work", "submit", "submit", "admin", "work,submit"};
 static struct proto_curve keys[PEOPLE];
 
 /* The list without one of them (BROKER: with all), and a line at its end. */
@@ -328,6 +328,53 @@ static void test_reload(void)
     write_people(BROKER, "");
 }
 
+/* A key that may not work any more gets no further job, and what it held is nobody's failure. */
+static void test_role_taken(void)
+{
+    pid_t broker = start("role", "1000", "60000");
+    struct peer gpu = open_peer_with(&keys[GPU]), both = open_peer_with(&keys[BOTH]);
+    struct peer alice = open_peer_with(&keys[ALICE]), admin = open_peer_with(&keys[ADMIN]);
+    CHECK_INT(batch_of(&alice, "a", ""), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&alice, "a", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    say_hello(&gpu, "w", NULL, 0);
+    pull(&gpu, 10);
+    EXPECT(&gpu, MSG_TYPE_GRANT);
+    struct rec_GRANT_JOB held = gpu.m.grant.jobs.items[0];
+
+    roles[GPU] = "submit";
+    write_people(BROKER, "");
+    kill(broker, SIGHUP);
+    EXPECT(&gpu, MSG_TYPE_RECONNECT);
+    CHECK_INT(submit(&alice, "a", 2, 3, 0), MSG_TYPE_SUBMIT_OK);
+    struct msg m = {.type = MSG_TYPE_STATUS};
+    CHECK_INT(call(&admin, &m), MSG_TYPE_STATUS_OK);
+    CHECK_INT(admin.m.status_ok.workers.count, 0);
+    CHECK_INT(admin.m.status_ok.batches.items[0].queued, 4);
+    beat(&gpu, held.job, held.epoch);
+    is_refused(&gpu, receive(&gpu, TIMEOUT_MS), "forbidden", "BEAT needs the role work");
+    is_refused(&gpu, hello(&gpu, "w"), "forbidden", "HELLO needs the role work");
+    say_hello(&both, "w2", NULL, 0);
+    pull(&both, 1);
+    EXPECT(&both, MSG_TYPE_GRANT);
+    struct rec_GRANT_JOB g = both.m.grant.jobs.items[0];
+    CHECK_INT(g.job, held.job);
+    CHECK_INT(outcome(&both, g.job, g.epoch, "done"), 0);
+    CHECK_INT(fetch(&alice, "a", 0), 1);
+    CHECK_INT(alice.m.fetch_ok.results.items[0].attempts, 1);
+
+    roles[GPU] = "work";
+    write_people(BROKER, "");
+    kill(broker, SIGHUP);
+    uint64_t end_ns = clock_mono_ns() + 10 * NS_PER_S;
+    while (hello(&gpu, "w") != MSG_TYPE_WELCOME && clock_mono_ns() < end_ns)
+        clock_sleep_ns(20 * NS_PER_MS);
+    CHECK_INT(gpu.m.type, MSG_TYPE_WELCOME);
+    CHECK_INT(call(&admin, &m), MSG_TYPE_STATUS_OK);
+    CHECK_INT(admin.m.status_ok.workers.count, 2); /* who kept the role has kept the session */
+    close_peer(&gpu), close_peer(&both), close_peer(&alice), close_peer(&admin);
+    CHECK_INT(stop(broker), 0);
+}
+
 static void test_wrong_start(void)
 {
     more[2] = NULL;
@@ -359,6 +406,7 @@ int main(int argc, char **argv)
     test_same_names();
     test_quota();
     test_reload();
+    test_role_taken();
     test_wrong_start();
     zmq_ctx_term(ctx);
     check_remove(dir);
