@@ -316,13 +316,20 @@ static void submit(struct server *s, const struct proto_peer *from, const struct
             return;
         }
     }
+    struct batch *b = jobs_find_batch(s->jobs, m->batch);
+    if (b == NULL) { /* also one that is on its way to the ledger: nothing would count its lines */
+        char text[PROTO_MAX_ID_BYTES + 100];
+        snprintf(text, sizeof text, "no batch \"%.*s\" here", STR_ARG(m->batch));
+        server_error(s, from, m->seq, "not_found", text, 0);
+        return;
+    }
     struct server_op *op = client_op(s, from, m->seq, LEDGER_SUBMIT, submit_done);
     if (op == NULL)
         return;
     size_t bytes = 0;
     bool whole = copy_lines(op, m, &bytes);
     if (whole)
-        quota_reserve(op, jobs_find_batch(s->jobs, m->batch));
+        quota_reserve(op, b);
     submit_or_refuse(op, whole, bytes);
 }
 

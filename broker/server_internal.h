@@ -262,8 +262,8 @@ bool worker_has_model(void *user, const char *model); /* user: a session */
 void worker_withdraw_grant(struct server *s, struct session *w, const char *reason);
 
 /* server_quota.c */
-/* Holds room for a submit's lines, whose batch is b (NULL: unknown), and limits what the ledger may
- * store of them to what the quotas have left. server_op_free() gives it back. */
+/* Holds room for a submit's lines, whose batch is b, and limits what the ledger may store of them
+ * to what the quotas have left. server_op_free() gives it back. */
 void quota_reserve(struct server_op *op, struct batch *b);
 void quota_release(struct server_op *op);
 void quota_refuse(struct server_op *op); /* answers with what is over; op->quota_batch is set */

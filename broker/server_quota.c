@@ -106,8 +106,6 @@ void quota_refuse(struct server_op *op)
 void quota_reserve(struct server_op *op, struct batch *b)
 {
     struct server *s = op->s;
-    if (b == NULL) /* the ledger will say that it is not there */
-        return;
     op->quota_batch = b;
     b->coming++;
     for (size_t i = 0; i < op->op.submit.count; i++) {

@@ -414,7 +414,7 @@ enum schedule_place {
       "which of these are meant: 1 priority, 2 paused, 4 max_parallel, ...; absent or 0: all")
 #define MSG_SUBMIT(F, L)                                                                           \
     F(U64, seq, 0, REQ, "")                                                                        \
-    F(STR, batch, PROTO_MAX_ID_BYTES, REQ, "")                                                     \
+    F(STR, batch, PROTO_MAX_ID_BYTES, REQ, "one of which there was a BATCH_OK")                    \
     L(LINE, lines, PROTO_MAX_LINES_A_SUBMIT, REQ, "all or none")
 #define MSG_SUBMIT_OK(F, L)                                                                        \
     F(U64, seq, 0, REQ, "")                                                                        \

@@ -143,6 +143,45 @@ static void test_at_once(void)
     CHECK_INT(stop(broker), 0);
 }
 
+/* Lines for a batch that is still on its way to the ledger: no way around the quota. */
+static void test_not_there_yet(void)
+{
+    enum { SUBMITS = 4, LINES = 100 };
+    more[0] = "--max-client-jobs", more[1] = "100", more[2] = NULL;
+    pid_t broker = start("early", "2000", "60000");
+    struct peer c = open_peer();
+    new_batch(&c, "first", "alice");
+    kill(broker, SIGSTOP);
+    struct msg m = {.type = MSG_TYPE_BATCH_NEW};
+    m.batch_new.batch = STR_LIT("a");
+    m.batch_new.client = STR_LIT("alice");
+    send_msg(&c, &m);
+    struct rec_LINE lines[LINES];
+    m = (struct msg){.type = MSG_TYPE_SUBMIT};
+    m.submit.batch = STR_LIT("a");
+    m.submit.lines.items = lines;
+    m.submit.lines.count = LINES;
+    for (uint64_t k = 0; k < SUBMITS; k++) {
+        for (uint64_t n = 0; n < LINES; n++)
+            lines[n] =
+                (struct rec_LINE){.line = 1 + k * LINES + n, .hash = n, .body = STR_LIT("x")};
+        send_msg(&c, &m);
+    }
+    kill(broker, SIGCONT);
+    unsigned made = 0, refused = 0;
+    for (int i = 0; i < SUBMITS + 1; i++) {
+        enum msg_type t = receive(&c, TIMEOUT_MS);
+        made += t == MSG_TYPE_BATCH_OK;
+        refused += t == MSG_TYPE_ERROR && (str_eq(c.m.error.code, STR_LIT("not_found")) ||
+                                           str_eq(c.m.error.code, STR_LIT("quota")));
+    }
+    CHECK_INT(made, 1);
+    CHECK(refused >= SUBMITS - 1);
+    CHECK(status(&c, "a")->queued <= 100);
+    close_peer(&c);
+    CHECK_INT(stop(broker), 0);
+}
+
 /* One worker a connection: names are no way to take all the seats. */
 static void test_names(void)
 {
@@ -257,6 +296,7 @@ int main(int argc, char **argv)
     test_jobs();
     test_bytes();
     test_at_once();
+    test_not_there_yet();
     test_names();
     test_large_cancel();
     test_fetchers_beside_results();
