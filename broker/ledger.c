@@ -10,7 +10,11 @@
 #include "base/log.h"
 #include "broker/ledger_sql.h"
 
-enum { MAX_GROUP_ROWS = 1024, CHECKPOINT_BYTES = 4 << 20 };
+enum {
+    MAX_GROUP_ROWS = 1024,
+    CHECKPOINT_BYTES = 4 << 20,
+    MAX_READ_BYTES = 4 << 20, /* read for who has not looked yet, and one operation more */
+};
 
 static void *run_thread(void *arg);
 
@@ -21,6 +25,7 @@ static void close_parts(struct ledger *l)
         close(l->lock_fd);
     pthread_mutex_destroy(&l->mutex);
     pthread_cond_destroy(&l->work);
+    pthread_cond_destroy(&l->polled);
     free(l->path);
     free(l);
 }
@@ -41,6 +46,7 @@ enum err ledger_open(const struct ledger_options *o, struct ledger **ret, struct
     l->finished_end = &l->finished;
     pthread_mutex_init(&l->mutex, NULL);
     pthread_cond_init(&l->work, NULL);
+    pthread_cond_init(&l->polled, NULL);
     l->path = strdup(o->path);
     l->vfs = o->vfs;
     l->lock_wait_ms = o->lock_wait_ms;
@@ -134,17 +140,36 @@ static enum err write_group(struct ledger *l, struct ledger_op *group, struct er
     return e;
 }
 
+/* Under the mutex. */
+static void hand_over(struct ledger *l, struct ledger_op *ops)
+{
+    *l->finished_end = ops;
+    while (*l->finished_end != NULL)
+        l->finished_end = &(*l->finished_end)->next;
+    if (l->wake != NULL)
+        l->wake(l->user);
+}
+
 /* Hands a list of finished operations over to the loop's thread. */
 static void publish(struct ledger *l, struct ledger_op *ops)
 {
     if (ops == NULL)
         return;
     pthread_mutex_lock(&l->mutex);
-    *l->finished_end = ops;
-    while (*l->finished_end != NULL)
-        l->finished_end = &(*l->finished_end)->next;
-    if (l->wake != NULL)
-        l->wake(l->user);
+    hand_over(l, ops);
+    pthread_mutex_unlock(&l->mutex);
+}
+
+/* Each read at once, and no further one while too much of them lies there: a result may have as
+ * much as a message may, and many may be asked for. */
+static void publish_read(struct ledger *l, struct ledger_op *op)
+{
+    op->next = NULL;
+    pthread_mutex_lock(&l->mutex);
+    l->read_bytes += op->arena.total_bytes;
+    hand_over(l, op);
+    while (l->read_bytes > MAX_READ_BYTES && !l->stopping)
+        pthread_cond_wait(&l->polled, &l->mutex);
     pthread_mutex_unlock(&l->mutex);
 }
 
@@ -193,11 +218,12 @@ static void run_group(struct ledger *l, struct ledger_op *group)
         *end = &op->next;
     }
     publish(l, written);
-    for (struct ledger_op *op = to_read; op != NULL; op = op->next) {
+    for (struct ledger_op *op = to_read, *next; op != NULL; op = next) {
+        next = op->next;
         if (op->err == ERR_OK)
             op->err = ledger_run_read(l, op, &op->why);
+        publish_read(l, op);
     }
-    publish(l, to_read);
     if (l->wal_pages >= l->checkpoint_pages && l->db != NULL)
         (void)ledger_checkpoint(l);
 }
@@ -290,6 +316,8 @@ void ledger_poll(struct ledger *l)
     struct ledger_op *op = l->finished;
     l->finished = NULL;
     l->finished_end = &l->finished;
+    l->read_bytes = 0;
+    pthread_cond_signal(&l->polled);
     pthread_mutex_unlock(&l->mutex);
     while (op != NULL) {
         struct ledger_op *next = op->next;
@@ -315,6 +343,7 @@ void ledger_close(struct ledger **ledger)
         pthread_mutex_lock(&l->mutex);
         l->stopping = true;
         pthread_cond_signal(&l->work);
+        pthread_cond_signal(&l->polled);
         pthread_mutex_unlock(&l->mutex);
         pthread_join(l->thread, NULL);
     }

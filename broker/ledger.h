@@ -2,9 +2,10 @@
  *
  * The loop's thread queues operations; the ledger's own thread takes what is there, runs all writes
  * of a group in one transaction (WAL, synchronous=FULL), commits, hands back what waited for that,
- * then runs the group's reads, so that a read never sees what is not synced. While it syncs, the
- * next group collects: that is the group commit, and nobody waits for a timer. Finished operations
- * come back to the loop's thread through ledger_poll().
+ * then runs the group's reads, one by one, so that a read never sees what is not synced; they stop
+ * while ledger_poll() does not come for what they brought. While it syncs, the next group collects:
+ * that is the group commit, and nobody waits for a timer. Finished operations come back to the
+ * loop's thread through ledger_poll().
  *
  * An operation fails on its own when what it asks is wrong (ERR_NOT_FOUND, ERR_CONFLICT: err_line
  * and why say more); when the store fails (ERR_IO, ERR_FULL: disk full, ERR_FORMAT: corrupt), all

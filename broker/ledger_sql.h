@@ -121,9 +121,10 @@ struct ledger {
     bool thread_started;
     pthread_t thread;
     pthread_mutex_t mutex; /* guards what follows */
-    pthread_cond_t work;
+    pthread_cond_t work, polled;
     struct ledger_op *queue, **queue_end;
     struct ledger_op *finished, **finished_end;
+    size_t read_bytes; /* of the reads among the finished */
     bool stopping;
     struct histogram commits; /* synced ones */
 };

@@ -213,9 +213,16 @@ def cut_off(bench):
 
 
 def deaf(bench):
-    """A client that asks for results without end and reads none: its answers do not pile up."""
+    """A client that asks for results without end and reads none: its answers do not pile up, nor do those of one that
+    asks sixty times for the largest result."""
     b = Beside(bench, "deaf")
     cluster.until_done(b.c, "b")
+    caller = wire.Caller(b.c.endpoint)
+    caller.call("BATCH_NEW", batch="large")
+    refusal = wire.pack({"status_code": 400, "error_message": "x" * (15 << 20)})
+    reply = caller.call("SUBMIT", batch="large", lines=[{"line": 1, "hash": 1, "refusal": refusal}])
+    bench.same(reply["t"], "SUBMIT_OK", "a large refusal")
+    caller.dealer.send_raw(wire.frame(wire.message("FETCH", seq=9, batch="large", by_line=True, after=0, max=1)) * 60)
     fetch = wire.frame(wire.message("FETCH", seq=1, batch="b", by_line=True, after=0, max=1024)) * 100
     kept = []
     for _ in range(4):
@@ -227,7 +234,7 @@ def deaf(bench):
         kept.append(d)
     time.sleep(1)
     b.end()
-    for d in kept:
+    for d in [*kept, caller]:
         d.close()
 
 
