@@ -81,6 +81,7 @@ struct session {
     uint64_t moved_bytes;    /* its wire brought, when last looked at in its silence; 0: not yet */
     uint64_t process;        /* HELLO's */
     bool leave;              /* somebody asked for it: BEAT_OK says so */
+    bool leaving;            /* its BYE waits for what it sent before to be stored */
     bool stalled;            /* a GRANT could not be sent: it has to say HELLO */
     bool isolated;           /* only suspects go there (suspects.h) */
     bool silent;             /* its three heartbeats are over: worker_tick() loses it */

@@ -48,7 +48,7 @@ void server_op_submit(struct server_op *op, size_t bytes)
 {
     struct server *s = op->s;
     server_submit_returned(s); /* the ledger hears of things in their order */
-    op->bytes = bytes + sizeof *op;
+    op->bytes = max_u64(bytes, op->op.arena.total_bytes) + sizeof *op;
     s->pending_bytes[op->side] += op->bytes;
     if (op->counted) {
         struct pending **at = find_pending(s, &op->peer);

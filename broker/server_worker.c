@@ -208,6 +208,8 @@ static void bye_done(struct ledger_op *ledger_op)
     struct server_op *op = (struct server_op *)ledger_op;
     struct server *s = op->s;
     struct session *w = worker_find_session(s, op->session);
+    if (w != NULL)
+        w->leaving = false;
     if (ledger_op->err == ERR_OK && w != NULL && w->lost_result_ns == 0) {
         struct msg m = {.type = MSG_TYPE_BYE_OK};
         m.bye_ok.session = w->number;
@@ -225,9 +227,12 @@ static void bye_done(struct ledger_op *ledger_op)
 static void bye(struct server *s, struct session *w)
 {
     w->state = SESSION_DRAINING;
+    if (w->leaving) /* the answer is on its way */
+        return;
     struct server_op *op = server_op_new(s, &w->peer, LEDGER_BARRIER, bye_done);
     if (op == NULL)
         return;
+    w->leaving = true;
     op->session = w->number;
     server_op_submit(op, 0);
 }

@@ -316,6 +316,29 @@ static void send_line(struct peer *c, uint64_t number)
     send_msg(c, &m);
 }
 
+/* A worker says BYE again and again while what it sent before is not stored: that costs nothing. */
+static void test_many_byes(void)
+{
+    begin("byes", LONG_MS, 0);
+    struct peer c = open_peer(), w = open_peer();
+    make_batch(&c, "b", 1);
+    say_hello(&w, "w", NULL, 0);
+    submitted[LEDGER_BARRIER] = 0;
+    held = true;
+    struct msg m = {.type = MSG_TYPE_BYE};
+    m.bye.session = w.session;
+    for (int i = 0; i < 100; i++)
+        send_msg(&w, &m);
+    beat(&w, 0, 0);
+    EXPECT(&w, MSG_TYPE_BEAT_OK); /* it has read them all */
+    CHECK_INT(submitted[LEDGER_BARRIER], 1);
+    let_go(&c);
+    EXPECT(&w, MSG_TYPE_BYE_OK);
+    close_peer(&c);
+    close_peer(&w);
+    own_stop(&broker);
+}
+
 /* An old batch leaves the ledger while somebody submits to it, and the name is another's at once.
  */
 static void test_name_again(void)
@@ -382,6 +405,7 @@ int main(void)
     test_many_come_back();
     test_suspect_beside_paused();
     test_two_changes();
+    test_many_byes();
     test_name_again();
     zmq_ctx_term(ctx);
     check_remove(dir);
