@@ -8,10 +8,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "broker/ledger_sql.h"
 
 enum {
     MAX_GROUP_ROWS = 1024,
+    LOOK_ROWS = 512, /* what looks for its rows counts as so many at least */
     CHECKPOINT_BYTES = 4 << 20,
     MAX_READ_BYTES = 4 << 20, /* read for who has not looked yet, and one operation more */
 };
@@ -228,8 +230,7 @@ static void run_group(struct ledger *l, struct ledger_op *group)
         (void)ledger_checkpoint(l);
 }
 
-/* Rows that an operation writes or reads, about. */
-static size_t row_count(const struct ledger_op *op)
+size_t ledger_op_rows(const struct ledger_op *op)
 {
     switch (op->kind) {
     case LEDGER_SUBMIT:
@@ -241,7 +242,11 @@ static size_t row_count(const struct ledger_op *op)
     case LEDGER_RETURN:
         return op->returned.count;
     case LEDGER_FETCH:
-        return op->fetch.max;
+        return max_u64(op->fetch.max, LOOK_ROWS);
+    case LEDGER_CANCEL:
+        return op->cancel.count > 0 ? op->cancel.count : max_u64(op->cancel.max, LOOK_ROWS);
+    case LEDGER_SEAL:
+        return LOOK_ROWS;
     default:
         return 1;
     }
@@ -253,7 +258,7 @@ static struct ledger_op *take_group(struct ledger *l)
 {
     struct ledger_op *group = l->queue, **end = &l->queue;
     for (size_t rows = 0; *end != NULL && rows < MAX_GROUP_ROWS; end = &(*end)->next)
-        rows += row_count(*end);
+        rows += ledger_op_rows(*end);
     l->queue = *end;
     if (l->queue == NULL)
         l->queue_end = &l->queue;

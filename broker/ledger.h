@@ -162,8 +162,10 @@ struct ledger_op {
             struct str batch;
             bool by_line;
             uint64_t after, max, max_bytes;
+            uint64_t max_looks; /* by line: at so many lines, finished or not; 0: at any number */
             struct rec_FETCHED *ret_items;
             size_t ret_count;
+            bool ret_more; /* none among those, and there are lines behind the new `after` */
             struct str *ret_damaged; /* by item: why its result cannot be read any more; NULL: all
                                         can */
         } fetch; /* ends before a row that cannot be read now; the first: ERR_IO, err_line */
@@ -214,6 +216,8 @@ enum err ledger_load(struct ledger *l, const struct ledger_loader *loader, void 
 const char *ledger_id(const struct ledger *l); /* made at creation */
 /* One more at each open; from 1. Before the first ledger_submit only. */
 uint32_t ledger_generation(const struct ledger *l);
+/* Rows that an operation writes, reads or looks for, about. */
+size_t ledger_op_rows(const struct ledger_op *op);
 /* Takes the operation; `done` is called by a later ledger_poll(). */
 void ledger_submit(struct ledger *l, struct ledger_op *op);
 /* Calls `done` for what has finished. */

@@ -12,18 +12,44 @@ static const struct str state_names[] = {
 };
 
 struct fetching {
-    uint64_t batch, after;
-    uint64_t bytes; /* of the bodies so far */
-    bool full;      /* the row at hand has no room beside them */
-    size_t no_id;   /* rows whose custom_id is damaged */
+    uint64_t batch, after, last; /* last: by line, it is not looked behind that one */
+    uint64_t bytes;              /* of the bodies so far */
+    bool full;                   /* the row at hand has no room beside them */
+    size_t no_id;                /* rows whose custom_id is damaged */
     struct err_msg no_id_why;
 };
 
-static void bind_cursor(sqlite3_stmt *s, const struct fetching *x, uint64_t max)
+static sqlite3_stmt *bind_cursor(struct ledger *l, const struct ledger_op *op,
+                                 const struct fetching *x, enum ledger_stmt by_line,
+                                 enum ledger_stmt by_seq, uint64_t max)
 {
+    sqlite3_stmt *s = l->stmts[op->fetch.by_line ? by_line : by_seq];
     bind_u64(s, 1, x->batch);
     bind_u64(s, 2, x->after);
     bind_u64(s, 3, max);
+    if (op->fetch.by_line)
+        bind_u64(s, 4, x->last);
+    return s;
+}
+
+/* The index of lines says nothing of which are finished: they are looked at. */
+static enum err find_last(struct ledger *l, const struct ledger_op *op, struct fetching *x,
+                          struct err_msg *why)
+{
+    sqlite3_stmt *s = l->stmts[STMT_SKIP_LINES];
+    bool row;
+    x->last = INT64_MAX;
+    if (!op->fetch.by_line || op->fetch.max_looks == 0)
+        return ERR_OK;
+    bind_u64(s, 1, x->batch);
+    bind_u64(s, 2, x->after);
+    bind_u64(s, 3, op->fetch.max_looks - 1);
+    enum err e = step(l, s, &row, why);
+    if (e != ERR_OK || !row)
+        return e;
+    x->last = column_u64(s, 0);
+    done_with(s);
+    return ERR_OK;
 }
 
 static bool has_room(const struct ledger_op *op, const struct fetching *x)
@@ -115,9 +141,8 @@ static void end_row(struct ledger_op *op, struct fetching *x, const struct rec_F
 static enum err fetch_apart(struct ledger *l, struct ledger_op *op, struct fetching *x,
                             bool *ret_row, struct err_msg *why)
 {
-    sqlite3_stmt *s = l->stmts[op->fetch.by_line ? STMT_FETCH_JOB_BY_LINE : STMT_FETCH_JOB_BY_SEQ];
+    sqlite3_stmt *s = bind_cursor(l, op, x, STMT_FETCH_JOB_BY_LINE, STMT_FETCH_JOB_BY_SEQ, 1);
     uint64_t job;
-    bind_cursor(s, x, 1);
     enum err e = step(l, s, ret_row, why);
     if (e != ERR_OK || !*ret_row)
         return e;
@@ -138,11 +163,11 @@ static enum err fetch_apart(struct ledger *l, struct ledger_op *op, struct fetch
 static enum err fetch_whole(struct ledger *l, struct ledger_op *op, struct fetching *x,
                             struct err_msg *why)
 {
-    sqlite3_stmt *s = l->stmts[op->fetch.by_line ? STMT_FETCH_BY_LINE : STMT_FETCH_BY_SEQ];
+    sqlite3_stmt *s = bind_cursor(l, op, x, STMT_FETCH_BY_LINE, STMT_FETCH_BY_SEQ,
+                                  op->fetch.max - op->fetch.ret_count);
     enum err e = ERR_OK;
     uint64_t job;
     bool row = false;
-    bind_cursor(s, x, op->fetch.max - op->fetch.ret_count);
     while (e == ERR_OK && has_room(op, x) && (e = step(l, s, &row, why)) == ERR_OK && row) {
         struct rec_FETCHED *f = begin_row(op, s, &job);
         bool cancelled = is_cancelled(s);
@@ -173,7 +198,8 @@ enum err ledger_fetch(struct ledger *l, struct ledger_op *op, struct err_msg *wh
     if (op->fetch.ret_items == NULL)
         return out_of_memory(l, why);
     struct fetching x = {.batch = batch.id, .after = min_u64(op->fetch.after, INT64_MAX)};
-    bool row = true;
+    e = find_last(l, op, &x, why);
+    bool row = e == ERR_OK;
     while (row && has_room(op, &x)) {
         e = fetch_whole(l, op, &x, why);
         row = e == ERR_FORMAT || e == ERR_IO;
@@ -187,6 +213,9 @@ enum err ledger_fetch(struct ledger *l, struct ledger_op *op, struct err_msg *wh
                  x.no_id_why.text);
     if (e == ERR_FORMAT)
         sqlite3_db_release_memory(l->db); /* as ledger_find_row() */
+    op->fetch.ret_more = e == ERR_OK && op->fetch.ret_count == 0 && x.last < INT64_MAX;
+    if (op->fetch.ret_more)
+        op->fetch.after = x.last;
     /* what stands before a row that cannot be read now goes out; the next one hears why */
     return op->fetch.ret_count > 0 ? ERR_OK : e;
 }

@@ -56,6 +56,8 @@ enum { LEDGER_SCHEMA = 5, LEDGER_APPLICATION = 0x4f43544f /* "OCTO" */ };
     X(FORGET_ATTEMPTS, "DELETE FROM attempt WHERE job=?1")                                         \
     X(FORGET_JOB, "DELETE FROM job WHERE id=?1")                                                   \
     X(FORGET_BATCH, "DELETE FROM batch WHERE id=?1")                                               \
+    X(SKIP_LINES,                                                                                  \
+      "SELECT line FROM job WHERE batch=?1 AND line>?2 ORDER BY line LIMIT 1 OFFSET ?3")           \
     X(FETCH_BY_SEQ, LEDGER_FETCH_SQL(LEDGER_FETCH_PARTS) LEDGER_NEXT_SEQ)                          \
     X(FETCH_BY_LINE, LEDGER_FETCH_SQL(LEDGER_FETCH_PARTS) LEDGER_NEXT_LINE)                        \
     X(FETCH_JOB_BY_SEQ, LEDGER_FETCH_SQL("FROM job j ") LEDGER_NEXT_SEQ)                           \
@@ -68,7 +70,7 @@ enum { LEDGER_SCHEMA = 5, LEDGER_APPLICATION = 0x4f43544f /* "OCTO" */ };
     ", q.custom_id, r.body FROM job j LEFT JOIN request q ON q.job=j.id "                          \
     "LEFT JOIN result r ON r.job=j.id "
 #define LEDGER_NEXT_SEQ  "j.seq>?2 AND j.seq>0 ORDER BY j.seq LIMIT ?3"
-#define LEDGER_NEXT_LINE "j.line>?2 AND j.state<>0 ORDER BY j.line LIMIT ?3"
+#define LEDGER_NEXT_LINE "j.line>?2 AND j.line<=?4 AND j.state<>0 ORDER BY j.line LIMIT ?3"
 
 enum ledger_stmt {
 #define X(name, sql) STMT_##name,

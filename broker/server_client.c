@@ -366,25 +366,59 @@ static void seal(struct server *s, const struct proto_peer *from, const struct m
 
 static void cancel_done(struct ledger_op *ledger_op);
 
-/* A large batch is cancelled in pieces, so that nobody else waits long. False: no memory. */
-static bool cancel_more(const struct server_op *done)
+/* Submits what goes on where `done` has stopped, so that others come in between; NULL: no memory,
+ * or the broker stops. */
+static struct server_op *next_piece(const struct server_op *done)
 {
-    struct server_op *op = server_op_new(done->s, &done->peer, LEDGER_CANCEL, cancel_done);
+    const struct ledger_op *o = &done->op;
+    struct server_op *op =
+        done->s->closing ? NULL : server_op_new(done->s, &done->peer, o->kind, o->done);
     if (op == NULL)
-        return false;
+        return NULL;
     op->side = SIDE_CLIENTS;
     op->counted = true;
     op->seq = done->seq;
+    return op;
+}
+
+static bool submit_piece(struct server_op *op, bool whole, size_t bytes)
+{
+    if (whole)
+        server_op_submit(op, bytes);
+    else
+        server_op_free(op);
+    return whole;
+}
+
+/* The first of them now, the others by the operations behind this one. False: out of memory. */
+static bool take_lines(struct server_op *op, struct u64s lines)
+{
+    size_t bytes = lines.count * sizeof *lines.items;
+    uint64_t *copy = arena_alloc(&op->op.arena, lines.count, sizeof *copy);
+    if (copy == NULL)
+        return false;
+    if (bytes > 0)
+        memcpy(copy, lines.items, bytes);
+    size_t now = min_u64(lines.count, MAX_CANCEL_JOBS);
+    op->op.cancel.lines = copy;
+    op->op.cancel.count = now;
+    op->op.cancel.max = now == 0 ? MAX_CANCEL_JOBS : 0;
+    op->lines.items = copy + now;
+    op->lines.count = lines.count - now;
+    return true;
+}
+
+/* What is large is cancelled in pieces, so that nobody else waits long. False: no memory. */
+static bool cancel_more(const struct server_op *done)
+{
+    struct server_op *op = next_piece(done);
+    if (op == NULL)
+        return false;
     op->cancelled = done->cancelled + done->op.cancel.ret_count;
     op->op.cancel.batch = done->op.cancel.batch;
     op->op.cancel.after = done->op.cancel.after;
-    op->op.cancel.max = MAX_CANCEL_JOBS;
-    if (!server_copy(&op->op.arena, &op->op.cancel.batch)) {
-        server_op_free(op);
-        return false;
-    }
-    server_op_submit(op, 0);
-    return true;
+    bool whole = take_lines(op, done->lines) && server_copy(&op->op.arena, &op->op.cancel.batch);
+    return submit_piece(op, whole, 0);
 }
 
 static void cancel_done(struct ledger_op *ledger_op)
@@ -402,11 +436,12 @@ static void cancel_done(struct ledger_op *ledger_op)
             b->counts.last_finished_ms = ledger_op->now_ms;
         server_batch_changed(op->s, b);
     }
-    if (ledger_op->cancel.ret_more && !op->s->closing && cancel_more(op)) {
+    bool more = ledger_op->cancel.ret_more || op->lines.count > 0;
+    if (more && cancel_more(op)) {
         server_op_free(op);
         return;
     }
-    if (ledger_op->cancel.ret_more) {
+    if (more) {
         server_error(op->s, &op->peer, op->seq, "full", "cancelled in part: try again later", 0);
     } else {
         struct msg m = {.type = MSG_TYPE_CANCEL_OK};
@@ -428,16 +463,9 @@ static void cancel(struct server *s, const struct proto_peer *from, const struct
     struct server_op *op = client_op(s, from, m->seq, LEDGER_CANCEL, cancel_done);
     if (op == NULL)
         return;
-    struct arena *a = &op->op.arena;
-    size_t bytes = m->lines.count * sizeof(uint64_t);
     op->op.cancel.batch = m->batch;
-    op->op.cancel.count = m->lines.count;
-    op->op.cancel.max = m->lines.count == 0 ? MAX_CANCEL_JOBS : 0;
-    op->op.cancel.lines = arena_alloc(a, m->lines.count, sizeof(uint64_t));
-    if (op->op.cancel.lines != NULL && bytes > 0)
-        memcpy(op->op.cancel.lines, m->lines.items, bytes);
-    submit_or_refuse(op, op->op.cancel.lines != NULL && server_copy(a, &op->op.cancel.batch),
-                     bytes);
+    bool whole = take_lines(op, m->lines) && server_copy(&op->op.arena, &op->op.cancel.batch);
+    submit_or_refuse(op, whole, 0);
 }
 
 /* In the place of a result that is damaged stands what is wrong with it. False: out of memory. */
@@ -461,12 +489,32 @@ static bool say_damaged(struct ledger_op *op)
     return whole;
 }
 
+/* Most lines of a large batch may not be finished: they are gone over in pieces. False: no memory.
+ */
+static bool fetch_more(const struct server_op *done)
+{
+    struct server_op *op = next_piece(done);
+    if (op == NULL)
+        return false;
+    op->op.fetch.batch = done->op.fetch.batch;
+    op->op.fetch.by_line = true;
+    op->op.fetch.after = done->op.fetch.after;
+    op->op.fetch.max = done->op.fetch.max;
+    op->op.fetch.max_bytes = MAX_REPLY_BYTES;
+    op->op.fetch.max_looks = MAX_FETCH_LOOKS;
+    return submit_piece(op, server_copy(&op->op.arena, &op->op.fetch.batch), MAX_REPLY_BYTES);
+}
+
 static void fetch_done(struct ledger_op *ledger_op)
 {
     struct server_op *op = (struct server_op *)ledger_op;
     if (failed(op))
         return;
-    if (!say_damaged(ledger_op)) {
+    if (ledger_op->fetch.ret_more && fetch_more(op)) {
+        server_op_free(op);
+        return;
+    }
+    if (ledger_op->fetch.ret_more || !say_damaged(ledger_op)) {
         server_error(op->s, &op->peer, op->seq, "full", "out of memory: try again later", 0);
         server_op_free(op);
         return;
@@ -489,6 +537,7 @@ static void fetch(struct server *s, const struct proto_peer *from, const struct 
     op->op.fetch.after = m->after;
     op->op.fetch.max = max_u64(1, min_u64(m->max, MAX_MESSAGE_JOBS));
     op->op.fetch.max_bytes = MAX_REPLY_BYTES;
+    op->op.fetch.max_looks = MAX_FETCH_LOOKS;
     /* what it may bring back counts: a hundred of them must not fill the memory */
     submit_or_refuse(op, server_copy(&op->op.arena, &op->op.fetch.batch), MAX_REPLY_BYTES);
 }

@@ -19,12 +19,14 @@ enum {
     MAX_SESSIONS = 4096,
     MAX_GRANT_JOBS = 64,
     MAX_CANCEL_JOBS = 8192,      /* of one transaction: the others wait for it */
+    MAX_FETCH_LOOKS = 8192,      /* lines that one look for finished ones goes over */
     MAX_GRANT_BYTES = 256 << 10, /* ZeroMQ holds a few of them, and heartbeats wait behind */
     MAX_REPLY_BYTES = 512 << 10, /* of a FETCH_OK */
     MAX_STATUS_BYTES = 8 << 20,
     MAX_PENDING_BYTES = 64 << 20,      /* on their way to the ledger: all clients', all workers' */
     MAX_PEER_PENDING_BYTES = 32 << 20, /* of one client or worker */
     MAX_PEER_PENDING = 256,
+    MAX_PEER_ROWS = 2048,            /* of a client, before the ledger at a time, or one request */
     MAX_PEER_QUEUE_BYTES = 32 << 20, /* answers a peer has not read: more, and it is cut off */
     MAX_QUEUES_BYTES = 128 << 20,    /* of all peers: the one with the most is cut off */
     MAX_MUTE_BYTES = 128 << 20,      /* from all who have said no message: likewise */
@@ -169,6 +171,8 @@ struct pending {
     struct pending *next;
     struct proto_peer peer;
     size_t count, bytes;
+    size_t rows;                              /* of a client's that the ledger has */
+    struct ledger_op *waiting, **waiting_end; /* a client's others, until it has fewer */
 };
 
 /* Whose operation it is: neither takes room away from the other. */
@@ -187,6 +191,8 @@ struct server_op {
     struct batch *quota_batch; /* reserved there; NULL: nothing */
     uint64_t quota_jobs, quota_bytes;
     uint64_t cancelled; /* by the operations before this one, of the same CANCEL */
+    struct u64s lines;  /* of the same CANCEL, for those behind it; in the arena */
+    size_t rows;        /* that count for the peer's turn */
     const char *owner;  /* of BATCH_NEW, in the arena: the key's name; NULL: it may be anybody's */
 };
 

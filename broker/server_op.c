@@ -44,22 +44,64 @@ bool server_has_room(const struct server *s, const struct proto_peer *from, enum
     return true;
 }
 
-void server_op_submit(struct server_op *op, size_t bytes)
+/* ---- turns: a client with much to ask does not hold up the others ---- */
+
+static bool has_turn(const struct pending *p, const struct ledger_op *op)
+{
+    return p->rows == 0 || p->rows + ledger_op_rows(op) <= MAX_PEER_ROWS;
+}
+
+static void hand_in(struct server_op *op, struct pending *p)
 {
     struct server *s = op->s;
     server_submit_returned(s); /* the ledger hears of things in their order */
+    if (p != NULL && op->side == SIDE_CLIENTS) {
+        op->rows = ledger_op_rows(&op->op);
+        p->rows += op->rows;
+    }
+    ledger_submit(s->ledger, &op->op);
+}
+
+static void wait_for_turn(struct server_op *op, struct pending *p)
+{
+    if (p->waiting == NULL)
+        p->waiting_end = &p->waiting;
+    op->op.next = NULL;
+    *p->waiting_end = &op->op;
+    p->waiting_end = &op->op.next;
+}
+
+/* Room has come up. */
+static void go_on(struct pending *p)
+{
+    while (p->waiting != NULL && has_turn(p, p->waiting)) {
+        struct server_op *op = (struct server_op *)p->waiting;
+        p->waiting = op->op.next;
+        hand_in(op, p);
+    }
+}
+
+void server_op_submit(struct server_op *op, size_t bytes)
+{
+    struct server *s = op->s;
+    struct pending *p = NULL;
     op->bytes = max_u64(bytes, op->op.arena.total_bytes) + sizeof *op;
     s->pending_bytes[op->side] += op->bytes;
     if (op->counted) {
         struct pending **at = find_pending(s, &op->peer);
         if (*at == NULL && (*at = calloc(1, sizeof **at)) != NULL)
             (*at)->peer = op->peer;
-        if (*at != NULL) {
-            (*at)->count++;
-            (*at)->bytes += op->bytes;
+        p = *at;
+        op->counted = p != NULL; /* it is not taken off either */
+        if (p != NULL) {
+            p->count++;
+            p->bytes += op->bytes;
         }
     }
-    ledger_submit(s->ledger, &op->op);
+    if (p != NULL && op->side == SIDE_CLIENTS && (p->waiting != NULL || !has_turn(p, &op->op)))
+        wait_for_turn(op, p);
+    else
+        hand_in(op, p);
 }
 
 /* ---- notes of leases that ended ---- */
@@ -151,6 +193,8 @@ void server_op_free(struct server_op *op)
         struct pending **at = op->counted ? find_pending(s, &op->peer) : NULL;
         if (at != NULL && *at != NULL) {
             (*at)->bytes -= min_u64((*at)->bytes, op->bytes);
+            (*at)->rows -= min_u64((*at)->rows, op->rows);
+            go_on(*at);
             if (--(*at)->count == 0) {
                 struct pending *gone = *at;
                 *at = gone->next;

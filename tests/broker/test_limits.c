@@ -210,30 +210,49 @@ static void test_names(void)
     CHECK_INT(stop(broker), 0);
 }
 
-/* A large batch is cancelled in pieces, and the answer is one. Asked twice at once, each line
- * counts once. */
-static void test_large_cancel(void)
+/* A large batch is gone over and cancelled in pieces, and the answer is one. Asked twice at once,
+ * each line counts once. */
+static void test_large_batch(void)
 {
-    enum { SUBMITS = 40, EACH = 512, LINES = SUBMITS * EACH };
+    enum { SUBMITS = 40, EACH = 512, LINES = SUBMITS * EACH, NAMED = 10000 };
     more[0] = NULL;
     pid_t broker = start("cancel", "1000", "60000");
     struct peer c = open_peer(), other = open_peer();
     new_batch(&c, "large", "");
     for (uint64_t i = 0; i < SUBMITS; i++)
         taken(&c, "large", 1 + i * EACH, EACH, EACH);
-    struct msg m = {.type = MSG_TYPE_CANCEL, .cancel = {.seq = 7, .batch = STR_LIT("large")}};
+    CHECK_INT(fetch(&c, "large", 0), 0);
+    struct rec_LINE last = {.line = LINES + 1, .hash = 1, .refusal = STR_LIT("no")};
+    struct msg m = {.type = MSG_TYPE_SUBMIT};
+    m.submit.batch = STR_LIT("large");
+    m.submit.lines.items = &last;
+    m.submit.lines.count = 1;
+    CHECK_INT(call(&c, &m), MSG_TYPE_SUBMIT_OK);
+    if (CHECK(fetch(&c, "large", 0) == 1)) /* behind all that are not finished */
+        CHECK_INT(c.m.fetch_ok.results.items[0].line, LINES + 1);
+
+    static uint64_t lines[NAMED];
+    for (size_t i = 0; i < NAMED; i++)
+        lines[i] = 2 * (i + 1);
+    m = (struct msg){.type = MSG_TYPE_CANCEL, .cancel = {.batch = STR_LIT("large")}};
+    m.cancel.lines = (struct u64s){lines, NAMED};
+    CHECK_INT(call(&c, &m), MSG_TYPE_CANCEL_OK);
+    CHECK_INT(c.m.cancel_ok.cancelled, NAMED);
+    CHECK_INT(status(&c, "large")->queued, LINES - NAMED);
+
+    m = (struct msg){.type = MSG_TYPE_CANCEL, .cancel = {.seq = 7, .batch = STR_LIT("large")}};
     send_msg(&c, &m);
     send_msg(&other, &m);
     EXPECT(&c, MSG_TYPE_CANCEL_OK);
     uint64_t cancelled = c.m.cancel_ok.cancelled;
     CHECK_INT(c.m.cancel_ok.seq, 7);
     EXPECT(&other, MSG_TYPE_CANCEL_OK);
-    CHECK_INT(cancelled + other.m.cancel_ok.cancelled, LINES);
+    CHECK_INT(cancelled + other.m.cancel_ok.cancelled, LINES - NAMED);
     struct rec_BATCH b = *status(&c, "large");
     CHECK(str_eq(b.state, STR_LIT("cancelled")));
     CHECK_INT(b.cancelled, LINES);
     CHECK_INT(b.queued, 0);
-    CHECK_INT(submit(&c, "large", LINES + 1, 1, 0), MSG_TYPE_ERROR);
+    CHECK_INT(submit(&c, "large", LINES + 2, 1, 0), MSG_TYPE_ERROR);
     CHECK(str_eq(c.m.error.code, STR_LIT("conflict")));
     CHECK_INT(call(&c, &m), MSG_TYPE_CANCEL_OK);
     CHECK_INT(c.m.cancel_ok.cancelled, 0);
@@ -298,7 +317,7 @@ int main(int argc, char **argv)
     test_at_once();
     test_not_there_yet();
     test_names();
-    test_large_cancel();
+    test_large_batch();
     test_fetchers_beside_results();
     zmq_ctx_term(ctx);
     check_remove(dir);

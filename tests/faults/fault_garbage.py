@@ -14,7 +14,7 @@ MEMORY_MB = 300
 
 class Beside:
     """A good worker and a good client beside whatever goes on: a batch of one attempt a job, and a thread that calls
-    all the time and keeps the longest wait."""
+    and submits all the time and keeps the longest wait."""
 
     def __init__(self, bench, name, count=400, more=()):
         self.bench, self.name = bench, name
@@ -39,10 +39,15 @@ class Beside:
     def watch(self):
         try:
             caller = wire.Caller(self.c.endpoint)
+            caller.call("BATCH_NEW", batch="beside", paused=True)
             while not self.stopping:
-                began = time.monotonic()
-                caller.call("STATUS", batch="b", timeout=30)
-                self.longest_s = max(self.longest_s, time.monotonic() - began)
+                line = {"line": self.calls + 1, "hash": 1, "body": b"x"}
+                for name, fields in (("STATUS", {"batch": "b"}), ("SUBMIT", {"batch": "beside", "lines": [line]})):
+                    began = time.monotonic()
+                    reply = caller.call(name, timeout=30, **fields)
+                    self.longest_s = max(self.longest_s, time.monotonic() - began)
+                    if reply["t"] != name + "_OK" and reply.get("code") != "full":
+                        raise ValueError(reply)
                 self.calls += 1
                 self.most_mb = max(self.most_mb, self.memory_mb())
                 time.sleep(0.01)
@@ -238,6 +243,31 @@ def deaf(bench):
         d.close()
 
 
+def much_to_ask(bench):
+    """One polite client with a large batch asks for what is finished of it, which is next to nothing, and cancels lines
+    that are not there, tens of thousands in a message: the others' requests come in between."""
+    count, fetches, cancels = 100000, 30, 16
+    b = Beside(bench, "asks")
+    d = wire.Dealer(b.c.endpoint)
+    d.send("BATCH_NEW", seq=0, batch="large", paused=True)
+    d.expect("BATCH_OK")
+    for first in range(1, count, 1000):
+        d.send("SUBMIT", seq=0, batch="large",
+               lines=[{"line": n, "hash": n, "body": b"x"} for n in range(first, first + 1000)])
+    for _ in range(1, count, 1000):
+        d.expect("SUBMIT_OK", timeout=60)
+    nowhere = wire.message("CANCEL", seq=2, batch="large", lines=list(range(1 << 40, (1 << 40) + 65536)))
+    d.send_raw(wire.frame(wire.message("FETCH", seq=1, batch="large", by_line=True, after=0, max=512)) * fetches +
+               wire.frame(nowhere) * cancels)
+    began = time.monotonic()
+    answers = [d.receive(60) for _ in range(fetches + cancels)]
+    bench.same(sorted((m["t"], m.get("cancelled"), m.get("results")) for m in answers),
+               [("CANCEL_OK", 0, None)] * cancels + [("FETCH_OK", None, [])] * fetches, "the answers")
+    print(f"       {fetches} FETCHes and {cancels} CANCELs took {time.monotonic() - began:.1f} s")
+    d.close()
+    b.end()
+
+
 def idle_crowd(bench):
     """600 connections that say nothing, half of them before the greeting."""
     b = Beside(bench, "idle")
@@ -274,4 +304,4 @@ def bad_workers(bench):
     b.end()
 
 
-cluster.main([no_zeromq, no_messages, giants, floods, cut_off, deaf, idle_crowd, bad_workers])
+cluster.main([no_zeromq, no_messages, giants, floods, cut_off, deaf, much_to_ask, idle_crowd, bad_workers])
