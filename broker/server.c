@@ -110,6 +110,7 @@ static void on_timer(uv_timer_t *timer)
     s->now_ns = clock_mono_ns();
     uint64_t gap_ns = s->now_ns - s->last_tick_ns;
     s->last_tick_ns = s->now_ns;
+    watch_beat(s);
     if (gap_ns > s->o.heartbeat_ms * NS_PER_MS) {
         /* we stood still (stopped, swapped out): the beats of that time are still in the socket */
         log_warn("the broker stood still, leases go on ms=%llu",

@@ -277,6 +277,7 @@ void quota_refuse(struct server_op *op); /* answers with what is over; op->quota
 
 /* server_watch.c */
 enum err watch_open(struct server *s, struct err_msg *why) MUST_CHECK; /* after the ledger */
+void watch_beat(struct server *s); /* the loop turns: at the beginning of each tick */
 void watch_tick(struct server *s);
 void watch_close(struct server *s);
 /* Notes it for `octoflow events`; subject: the worker or batch, "" for none. */

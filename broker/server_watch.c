@@ -8,8 +8,9 @@
 #include "broker/metrics.h"
 #include "broker/server_internal.h"
 
-/* A page is made once a second, and takes no more than a part in PAGE_SHARE of the loop's time. */
-enum { PAGE_SHARE = 50 };
+/* A page is made once a second, and takes no more than a part in PAGE_SHARE of the loop's time; but
+ * one that stays old for longer than PAGE_MOST_MS is of no use. */
+enum { PAGE_SHARE = 50, PAGE_MOST_MS = 5000 };
 
 /* ---- events ---- */
 
@@ -117,11 +118,18 @@ static enum err make_page(struct server *s, struct buf *out)
     return metrics_render(&m, out);
 }
 
+void watch_beat(struct server *s)
+{
+    if (s->watch.http != NULL)
+        http_beat(s->watch.http, s->now_ns);
+}
+
 void watch_tick(struct server *s)
 {
     if (s->watch.http == NULL || s->now_ns < s->watch.next_ns)
         return;
     struct buf page = {0};
+    uint64_t begin_ns = clock_mono_ns();
     enum err e = make_page(s, &page);
     if (e == ERR_OK)
         e = http_publish(s->watch.http, &page, s->storage_bad_ns == 0 ? NULL : s->storage_why.text,
@@ -129,8 +137,8 @@ void watch_tick(struct server *s)
     if (e != ERR_OK)
         log_debug("page of metrics not made error=\"%s\"", err_name(e));
     buf_free(&page);
-    uint64_t took_ns = clock_mono_ns() - s->now_ns;
-    s->watch.next_ns = s->now_ns + max_u64(NS_PER_S, PAGE_SHARE * took_ns);
+    uint64_t pause_ns = max_u64(NS_PER_S, PAGE_SHARE * (clock_mono_ns() - begin_ns));
+    s->watch.next_ns = s->now_ns + min_u64(pause_ns, PAGE_MOST_MS * NS_PER_MS);
 }
 
 enum err watch_open(struct server *s, struct err_msg *why)

@@ -18,7 +18,7 @@ struct http {
     pthread_mutex_t mutex; /* guards what follows */
     struct MHD_Response *page;
     char not_ready[256];
-    uint64_t published_ns;
+    uint64_t beat_ns;
 };
 
 /* ---- the address ---- */
@@ -84,7 +84,7 @@ static enum MHD_Result answer_health(struct http *h, struct MHD_Connection *c, b
     char text[sizeof h->not_ready + 16] = "ok\n";
     unsigned status = MHD_HTTP_SERVICE_UNAVAILABLE;
     pthread_mutex_lock(&h->mutex);
-    uint64_t silent_ms = (clock_mono_ns() - h->published_ns) / NS_PER_MS;
+    uint64_t silent_ms = (clock_mono_ns() - h->beat_ns) / NS_PER_MS;
     if (h->page == NULL && ready)
         snprintf(text, sizeof text, "it is starting\n");
     else if (h->page != NULL && silent_ms > HTTP_SILENT_MS)
@@ -141,7 +141,7 @@ enum err http_open(const char *address, bool insecure, struct http **ret, struct
     if (h == NULL)
         return err_set(why, ERR_NOMEM, "out of memory");
     pthread_mutex_init(&h->mutex, NULL);
-    h->published_ns = clock_mono_ns();
+    h->beat_ns = clock_mono_ns();
     unsigned flags = MHD_USE_POLL_INTERNAL_THREAD;
     if (at.any.sa_family == AF_INET6)
         flags |= MHD_USE_IPv6;
@@ -173,11 +173,18 @@ enum err http_publish(struct http *h, const struct buf *page, const char *not_re
     struct MHD_Response *old = r == NULL ? NULL : h->page;
     h->page = r == NULL ? h->page : r;
     snprintf(h->not_ready, sizeof h->not_ready, "%s", not_ready == NULL ? "" : not_ready);
-    h->published_ns = now_ns;
+    h->beat_ns = now_ns;
     pthread_mutex_unlock(&h->mutex);
     if (old != NULL)
         MHD_destroy_response(old); /* connections that still send it keep it */
     return r == NULL ? ERR_NOMEM : ERR_OK;
+}
+
+void http_beat(struct http *h, uint64_t now_ns)
+{
+    pthread_mutex_lock(&h->mutex);
+    h->beat_ns = now_ns;
+    pthread_mutex_unlock(&h->mutex);
 }
 
 void http_close(struct http **http)

@@ -2,7 +2,7 @@
  * /healthz and /readyz (for probes). It has a thread of its own and serves copies that the program
  * gives it now and then: whoever asks, however often or slowly, never holds up the program's loop.
  *
- * http_open, http_publish and http_close belong to one thread. */
+ * All functions belong to one thread. */
 #ifndef OCTO_PROTO_HTTP_H
 #define OCTO_PROTO_HTTP_H
 
@@ -12,7 +12,7 @@
 #include "base/buf.h"
 #include "base/err.h"
 
-/* A program that has published nothing for so long hangs, says /healthz. */
+/* A program that has neither beaten nor published for so long hangs, says /healthz. */
 enum { HTTP_SILENT_MS = 10000, HTTP_CONNECTIONS = 16, HTTP_IDLE_S = 10 };
 
 struct http;
@@ -25,6 +25,8 @@ enum err http_open(const char *address, bool insecure, struct http **ret,
  * (copied), and why /readyz says no (NULL: it says yes). ERR_NOMEM: the last page stays. */
 enum err http_publish(struct http *h, const struct buf *page, const char *not_ready,
                       uint64_t now_ns) MUST_CHECK;
+/* Its loop turns, whenever the next page comes. */
+void http_beat(struct http *h, uint64_t now_ns);
 void http_close(struct http **h); /* NULL is fine */
 
 #endif

@@ -114,6 +114,11 @@ static void test_standstill(void)
     CHECK_INT(ask("GET", "/healthz"), 503);
     CHECK(body_is("its loop has stood still for 12 s\n"));
     CHECK_INT(ask("GET", "/readyz"), 503);
+    http_beat(server, clock_mono_ns()); /* the page is old, and the loop turns */
+    CHECK_INT(ask("GET", "/healthz"), 200);
+    http_beat(server, clock_mono_ns() - (HTTP_SILENT_MS + 3000) * NS_PER_MS);
+    CHECK_INT(ask("GET", "/healthz"), 503);
+    CHECK(body_is("its loop has stood still for 13 s\n"));
     publish("a 4\n", NULL, clock_mono_ns());
     CHECK_INT(ask("GET", "/healthz"), 200);
 }
