@@ -26,7 +26,7 @@ enum {
     MAX_PENDING_BYTES = 64 << 20,      /* on their way to the ledger: all clients', all workers' */
     MAX_PEER_PENDING_BYTES = 32 << 20, /* of one client or worker */
     MAX_PEER_PENDING = 256,
-    MAX_PEER_ROWS = 2048,            /* of a client, before the ledger at a time, or one request */
+    MAX_PEER_ROWS = 4096,            /* of a client, before the ledger at a time, or one request */
     MAX_PEER_QUEUE_BYTES = 32 << 20, /* answers a peer has not read: more, and it is cut off */
     MAX_QUEUES_BYTES = 128 << 20,    /* of all peers: the one with the most is cut off */
     MAX_MUTE_BYTES = 128 << 20,      /* from all who have said no message: likewise */
