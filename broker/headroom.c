@@ -69,9 +69,14 @@ double headroom_waiting(const struct jobs *jobs, const struct jobs_want *want)
     return tokens;
 }
 
+static bool has_same(const struct headroom_crowd *c, const struct headroom_seat *s)
+{
+    return strcmp(s->model, c->model) == 0 && strcmp(s->name, c->name) == 0;
+}
+
 static bool is_of(const struct headroom_crowd *c, const struct headroom_seat *s)
 {
-    return !s->leaves && (s->takes || s->held_tokens > 0) && strcmp(s->model, c->model) == 0;
+    return !s->leaves && (s->takes || s->held_tokens > 0) && has_same(c, s);
 }
 
 static double speed(const struct headroom_crowd *c, const struct headroom_seat *s)
@@ -81,9 +86,12 @@ static double speed(const struct headroom_crowd *c, const struct headroom_seat *
 }
 
 struct headroom_crowd headroom_gather(const struct headroom_seat *seats, size_t count,
-                                      const char *model, double waiting_tokens)
+                                      const struct headroom_seat *like, double waiting_tokens)
 {
-    struct headroom_crowd c = {.model = model, .work = waiting_tokens};
+    struct headroom_crowd c = {.model = like->model,
+                               .name = like->name,
+                               .waiting = waiting_tokens,
+                               .work = waiting_tokens};
     double known = 0;
     size_t known_count = 0;
     for (size_t i = 0; i < count; i++) {
@@ -126,12 +134,11 @@ size_t headroom_lease(struct jobs *jobs, struct headroom_table *t, size_t at,
         return leased;
     }
     struct headroom_seat *seat = &t->seats[at];
-    double waiting = headroom_waiting(jobs, want);
-    *ret_none = waiting == 0;
-    if (t->crowd.model == NULL || strcmp(t->crowd.model, seat->model) != 0)
-        t->crowd = headroom_gather(t->seats, t->count, seat->model, waiting);
+    if (t->crowd.model == NULL || !has_same(&t->crowd, seat))
+        t->crowd = headroom_gather(t->seats, t->count, seat, headroom_waiting(jobs, want));
+    *ret_none = t->crowd.waiting == 0;
     want->max_tokens = headroom_share(&t->crowd, seat);
-    if (waiting == 0 || want->max_tokens <= 0)
+    if (*ret_none || want->max_tokens <= 0)
         return 0;
     size_t leased = jobs_lease(jobs, want, ret_jobs);
     if (leased == 0 && headroom_is_first(&t->crowd, t->seats, t->count, seat)) {

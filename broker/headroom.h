@@ -11,8 +11,8 @@
  * something moves whenever somebody has room.
  *
  * A worker that has not said how fast it is counts as an average one. Shares are of workers with
- * the same model loaded: only these compete. What a worker has room for (credit) is the caller's
- * other bound.
+ * the same model loaded under the same name: a batch may ask for either, and what waits is the same
+ * for all of these. What a worker has room for (credit) is the caller's other bound.
  *
  * Pure: no sockets, no clock. */
 #ifndef OCTO_BROKER_HEADROOM_H
@@ -22,7 +22,8 @@
 
 struct headroom_seat {
     uint64_t owner;      /* ascending from seat to seat */
-    const char *model;   /* the one loaded */
+    const char *model;   /* the one loaded: its hash */
+    const char *name;    /* and its name there */
     double tokens_per_s; /* at full duty; 0: unknown */
     double duty;         /* 0..1; 0: unknown */
     bool takes;          /* it has room; who has none and holds nothing does not count */
@@ -39,14 +40,16 @@ void headroom_weigh(const struct jobs *jobs, struct headroom_seat *seats, size_t
 /* Tokens of waiting jobs, suspects aside, that `want`'s owner could be given. Infinite when so many
  * batches wait that nobody is at the end. */
 double headroom_waiting(const struct jobs *jobs, const struct jobs_want *want);
-/* Those with one model, all together. */
+/* Those with one model of one name, all together. */
 struct headroom_crowd {
-    const char *model; /* borrowed */
-    double unknown;    /* what is taken for a speed that is not known */
+    const char *model, *name; /* borrowed */
+    double waiting;           /* when it was gathered */
+    double unknown;           /* what is taken for a speed that is not known */
     double speed, work;
 };
+/* Of those who have what this seat has. */
 struct headroom_crowd headroom_gather(const struct headroom_seat *seats, size_t count,
-                                      const char *model, double waiting_tokens);
+                                      const struct headroom_seat *like, double waiting_tokens);
 /* Tokens that a seat of the crowd may take now; 0 or less: nothing. Who takes some adds them to its
  * held_tokens. */
 double headroom_share(const struct headroom_crowd *crowd, const struct headroom_seat *seat);

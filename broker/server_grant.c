@@ -207,6 +207,7 @@ static struct headroom_table set_table(struct server *s)
     for (const struct session *w = s->sessions; w != NULL; w = w->next)
         t.seats[--i] = (struct headroom_seat){.owner = w->number,
                                               .model = w->models[0].hash,
+                                              .name = w->models[0].name,
                                               .tokens_per_s = w->best_tokens_per_s,
                                               .duty = w->headroom.duty,
                                               .takes = takes_jobs(s, w),

@@ -18,22 +18,22 @@ static void check_near(double got, double want)
 
 static double share(const struct headroom_seat *s, size_t which, double waiting)
 {
-    struct headroom_crowd crowd = headroom_gather(s, 3, s[which].model, waiting);
+    struct headroom_crowd crowd = headroom_gather(s, 3, &s[which], waiting);
     return headroom_share(&crowd, &s[which]);
 }
 
 static bool is_first(const struct headroom_seat *s, size_t which, double waiting)
 {
-    struct headroom_crowd crowd = headroom_gather(s, 3, s[which].model, waiting);
+    struct headroom_crowd crowd = headroom_gather(s, 3, &s[which], waiting);
     return headroom_is_first(&crowd, s, 3, &s[which]);
 }
 
 static void test_shares(void)
 {
     struct headroom_seat s[] = {
-        {.owner = 1, .model = "m", .tokens_per_s = 300, .duty = 1, .takes = true},
-        {.owner = 2, .model = "m", .tokens_per_s = 200, .duty = 0.5, .takes = true},
-        {.owner = 3, .model = "other", .tokens_per_s = 9000, .duty = 1, .takes = true},
+        {.owner = 1, .model = "m", .name = "", .tokens_per_s = 300, .duty = 1, .takes = true},
+        {.owner = 2, .model = "m", .name = "", .tokens_per_s = 200, .duty = 0.5, .takes = true},
+        {.owner = 3, .model = "other", .name = "", .tokens_per_s = 9000, .duty = 1, .takes = true},
     };
     check_near(share(s, 0, 400), 300);
     check_near(share(s, 1, 400), 100); /* it works half of the time */
@@ -55,7 +55,7 @@ static void test_shares(void)
     s[1].takes = s[1].leaves = true;
     check_near(share(s, 0, 500), 500);
     /* Not known: average. Nobody knows: all alike. */
-    s[1] = (struct headroom_seat){.owner = 2, .model = "m", .takes = true};
+    s[1] = (struct headroom_seat){.owner = 2, .model = "m", .name = "", .takes = true};
     check_near(share(s, 1, 500), 400);
     s[0].tokens_per_s = s[0].duty = s[0].held_tokens = 0;
     check_near(share(s, 1, 500), 250);
@@ -69,6 +69,51 @@ static void test_shares(void)
     check_near(headroom_best(100, NAN, 0), 100);
     check_near(headroom_best(100, 1e300, 0), 100);
     check_near(headroom_best(0, -5, 10), 0);
+}
+
+static bool asks_for(void *user, const char *model)
+{
+    const struct headroom_seat *s = user;
+    return strcmp(s->name, model) == 0 || strcmp(s->model, model) == 0;
+}
+
+/* Leases what the seat may have now, with a table that was made before. */
+static size_t lease(struct jobs *j, struct headroom_table *t, size_t at, bool *ret_none)
+{
+    struct job *got[64];
+    struct jobs_want want = {.owner = at + 1,
+                             .has_model = asks_for,
+                             .user = &t->seats[at],
+                             .max_jobs = 64,
+                             .max_bytes = 1 << 20};
+    return headroom_lease(j, t, at, &want, got, ret_none);
+}
+
+/* One file under two names: what waits for one of them is a share of that one's alone, whoever asks
+ * first, and however fast the other is. */
+static void test_two_names(void)
+{
+    for (size_t first = 0; first < 2; first++) {
+        struct headroom_seat s[] = {
+            {.owner = 1, .model = "m", .name = "a", .tokens_per_s = 900, .takes = true},
+            {.owner = 2, .model = "m", .name = "b", .tokens_per_s = 100, .takes = true},
+        };
+        struct headroom_table t = {.seats = s, .count = 2};
+        struct jobs *j = kit_jobs(1);
+        char name[] = "b";
+        struct batch *b = kit_batch(j, (struct batch){.id = 1, .model = name});
+        for (uint64_t i = 1; i <= 10; i++) {
+            struct job job = {.id = i, .line = i, .body_bytes = 400};
+            CHECK_ERR(jobs_add(j, b, &job), ERR_OK);
+        }
+        for (size_t i = 0; i < 2; i++) {
+            size_t at = i == 0 ? first : 1 - first;
+            bool none = at == 1;
+            CHECK_INT(lease(j, &t, at, &none), at == 1 ? 10 : 0);
+            CHECK_INT(none, at == 0);
+        }
+        jobs_destroy(&j);
+    }
 }
 
 /* ---- a cluster ---- */
@@ -195,12 +240,14 @@ static void feed(struct cluster *c, bool blind)
     for (size_t i = 0; i < GPUS; i++)
         seats[i] = (struct headroom_seat){.owner = i + 1,
                                           .model = "",
+                                          .name = "",
                                           .tokens_per_s = c->gpus[i].told,
                                           .duty = c->gpus[i].duty,
                                           .takes = c->gpus[i].count < ROOM};
     headroom_weigh(c->j, seats, GPUS);
     static const struct jobs_want any;
-    struct headroom_crowd crowd = headroom_gather(seats, GPUS, "", headroom_waiting(c->j, &any));
+    struct headroom_crowd crowd =
+        headroom_gather(seats, GPUS, &seats[0], headroom_waiting(c->j, &any));
     for (size_t i = 0; i < GPUS; i++) {
         struct gpu *g = &c->gpus[i];
         struct jobs_want want = {.owner = i + 1, .max_jobs = ROOM - g->count, .max_bytes = 1 << 20};
@@ -284,6 +331,7 @@ static void test_nights(size_t least, double most_mean, double most_worst)
 int main(void)
 {
     test_shares();
+    test_two_names();
     test_nights(400, 0.96, 1.01);
     test_nights(20, 0.75, 100);
     return check_report();

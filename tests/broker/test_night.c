@@ -109,6 +109,7 @@ static void feed(struct night *n)
         gpus[i]->isolated = false;
         seats[i] = (struct headroom_seat){.owner = gpus[i]->owner,
                                           .model = "m",
+                                          .name = "m",
                                           .tokens_per_s = gpus[i]->best_tokens_per_s,
                                           .duty = gpus[i]->duty,
                                           .takes = takes(gpus[i]),

@@ -143,6 +143,29 @@ static void test_names(void)
     close_peer(&w2);
 }
 
+/* Two workers have one file under two names: a batch that asks for one of them runs where that name
+ * is, also when the other one is asked first. */
+static void test_two_names(void)
+{
+    pid_t broker = start("two_names", "5000", "5000");
+    struct peer c = open_peer(), w = open_peer(), other = open_peer();
+    hello(&w, "w1", 1, false);
+    pull(&w, 40);
+    models[0].name = STR_LIT("small");
+    hello(&other, "w2", 1, false);
+    pull(&other, 40);
+    models[0].name = STR_LIT("tiny");
+    CHECK_INT(batch_new(&c, "b", "tiny", ""), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&c, "b", 1, 30, 0), MSG_TYPE_SUBMIT_OK);
+    EXPECT(&w, MSG_TYPE_GRANT);
+    CHECK_INT(w.m.grant.jobs.count, 30);
+    CHECK_INT(receive(&other, QUIET_MS), MSG_NONE);
+    CHECK_INT(stop(broker), 0);
+    close_peer(&c);
+    close_peer(&w);
+    close_peer(&other);
+}
+
 static enum msg_type ask(struct peer *w, const char *hash, uint64_t offset)
 {
     struct msg m = {.type = MSG_TYPE_MODEL_FETCH};
@@ -233,6 +256,7 @@ int main(int argc, char **argv)
     test_load();
     test_deadly();
     test_names();
+    test_two_names();
     test_fetch();
     zmq_ctx_term(ctx);
     check_remove(dir);
