@@ -59,10 +59,10 @@ double headroom_waiting(const struct jobs *jobs, const struct jobs_want *want)
     double tokens = 0;
     size_t seen = 0;
     for (const struct batch *b = jobs_first_waiting(jobs); b != NULL; b = b->next_waiting) {
-        if (++seen > MOST_BATCHES)
-            return INFINITY;
         if (b->heap_len == 0 || !batch_may_start_at(jobs, want, b))
             continue;
+        if (++seen > MOST_BATCHES)
+            return INFINITY;
         uint64_t bytes = b->bytes / (batch_waiting(b) + b->leased); /* of a job, about */
         tokens += (double)b->heap_len * (double)batch_job_tokens(b, bytes);
     }

@@ -38,7 +38,7 @@ double headroom_best(double best, double told, double seconds);
 /* Fills held_tokens from the leases: some ten nanoseconds each. */
 void headroom_weigh(const struct jobs *jobs, struct headroom_seat *seats, size_t count);
 /* Tokens of waiting jobs, suspects aside, that `want`'s owner could be given. Infinite when so many
- * batches wait that nobody is at the end. */
+ * batches may start that nobody is at the end. */
 double headroom_waiting(const struct jobs *jobs, const struct jobs_want *want);
 /* Those with one model of one name, all together. */
 struct headroom_crowd {

@@ -173,6 +173,19 @@ static bool takes_jobs(const struct server *s, const struct session *w)
            proto_socket_queued(s->socket, &w->peer) < MAX_GRANT_BYTES;
 }
 
+/* Whether more jobs than so many wait that may start, or so many batches wait that nobody counts.
+ */
+static bool more_wait_than(const struct server *s, uint64_t most)
+{
+    enum { MOST_BATCHES = 1000 };
+    uint64_t jobs = 0;
+    size_t seen = 0;
+    const struct batch *b = jobs_first_waiting(s->jobs);
+    for (; b != NULL && jobs <= most && seen <= MOST_BATCHES; b = b->next_waiting, seen++)
+        jobs += batch_may_start(s->jobs, b) ? b->heap_len : 0;
+    return jobs > most || seen > MOST_BATCHES;
+}
+
 /* Whether shares matter now: several workers, and what waits is not so much more than they hold and
  * have room for that nobody could have too much (but one that is that much slower than the
  * average). Most messages end here. */
@@ -189,7 +202,7 @@ static bool is_scarce(const struct server *s, size_t *ret_count)
     size_t leased = jobs_leased(s->jobs);
     *ret_count = count;
     return !s->o.first_come && any && count > 1 && jobs_first_waiting(s->jobs) != NULL &&
-           jobs_count(s->jobs) - leased <= PLENTY * (leased + room);
+           !more_wait_than(s, PLENTY * (leased + room));
 }
 
 /* None when shares do not matter, or without memory. Leases are weighed each time while they are
@@ -198,6 +211,7 @@ static struct headroom_table set_table(struct server *s)
 {
     struct headroom_table t = {0};
     size_t count, i;
+    bool apart = jobs_suspects(s->jobs) > 0;
     if (!is_scarce(s, &count))
         return t;
     t.seats = calloc(count, sizeof *t.seats);
@@ -211,7 +225,7 @@ static struct headroom_table set_table(struct server *s)
                                               .tokens_per_s = w->best_tokens_per_s,
                                               .duty = w->headroom.duty,
                                               .takes = takes_jobs(s, w),
-                                              .leaves = !can_work(w),
+                                              .leaves = !can_work(w) || (apart && w->isolated),
                                               .held_tokens = w->held_tokens};
     if (s->now_ns < s->weigh_ns)
         return t;
@@ -223,7 +237,7 @@ static struct headroom_table set_table(struct server *s)
     return t;
 }
 
-/* seat: NULL while there are no suspects, else table is. Both: nothing may start, but for twins. */
+/* seat: NULL while there are no suspects. table: NULL while nothing may start, but for twins. */
 static void feed_session(struct server *s, struct session *w, const struct seat *seat,
                          struct headroom_table *table, size_t at)
 {
@@ -240,10 +254,10 @@ static void feed_session(struct server *s, struct session *w, const struct seat 
     if (op == NULL)
         return;
     struct ledger_grant *items = arena_alloc(&op->op.arena, want.max_jobs, sizeof *items);
-    bool none_waits = items != NULL && seat == NULL && table == NULL;
+    bool none_waits = items != NULL && table == NULL;
     size_t count = 0;
-    if (items != NULL && seat != NULL)
-        count = suspects_lease(s->jobs, seat, &want, jobs);
+    if (items != NULL && table != NULL && seat != NULL)
+        count = suspects_lease(s->jobs, seat, table, at, &want, jobs, &none_waits);
     else if (items != NULL && table != NULL)
         count = headroom_lease(s->jobs, table, at, &want, jobs, &none_waits);
     if (table != NULL && table->seats != NULL)
@@ -309,14 +323,21 @@ void worker_feed_apart(struct server *s)
                                            .isolated = w->isolated,
                                            .has_model = worker_has_model,
                                            .user = w};
-    bool suspects = suspects_seat(s->jobs, seats, count), others = anything_waits(s);
+    bool waits = suspects_seat(s->jobs, seats, count);
+    waits = anything_waits(s) || waits;
+    i = 0;
+    for (struct session *w = s->sessions; w != NULL; w = w->next)
+        w->isolated = seats[count - ++i].isolated;
+    struct headroom_table table = {0};
+    if (waits)
+        table = set_table(s);
     i = 0;
     for (struct session *w = s->sessions; w != NULL; w = w->next) {
         const struct seat *seat = &seats[count - ++i];
-        w->isolated = seat->isolated;
-        if (suspects || (others && !seat->isolated))
-            feed_session(s, w, seat, NULL, 0);
+        if (waits || (!seat->isolated && s->now_ns >= w->twin_ns))
+            feed_session(s, w, seat, waits ? &table : NULL, count - i);
     }
+    free(table.seats);
     free(seats);
 }
 

@@ -76,13 +76,15 @@ bool suspects_seat(struct jobs *j, struct seat *seats, size_t count)
     return any;
 }
 
-size_t suspects_lease(struct jobs *j, const struct seat *s, const struct jobs_want *want,
-                      struct job **ret_jobs)
+size_t suspects_lease(struct jobs *j, const struct seat *s, struct headroom_table *table, size_t at,
+                      const struct jobs_want *want, struct job **ret_jobs, bool *ret_none)
 {
-    struct jobs_want w = *want;
-    size_t count = s->isolated ? 0 : jobs_lease(j, &w, ret_jobs);
+    struct jobs_want others = *want, apart = *want;
+    *ret_none = false;
+    size_t count = s->isolated ? 0 : headroom_lease(j, table, at, &others, ret_jobs, ret_none);
+    *ret_none = *ret_none && !has_use(j, s);
     if (count > 0 || (!s->isolated && s->held.jobs > 0))
         return count;
-    w.held = &s->held;
-    return jobs_lease(j, &w, ret_jobs);
+    apart.held = &s->held;
+    return jobs_lease(j, &apart, ret_jobs);
 }

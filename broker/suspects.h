@@ -6,11 +6,13 @@
  * more than there is use for; those with the fewest jobs come first. A worker that nothing else is
  * left for takes suspects as well. So neither the suspects nor the others wait for good.
  *
+ * Workers that are not isolated are given the others as if there were no suspects.
+ *
  * Pure, as jobs.h. */
 #ifndef OCTO_BROKER_SUSPECTS_H
 #define OCTO_BROKER_SUSPECTS_H
 
-#include "broker/jobs.h"
+#include "broker/headroom.h"
 
 /* A worker as this sees it. */
 struct seat {
@@ -24,8 +26,12 @@ struct seat {
 /* Counts what each holds, and chooses. Seats are sorted by owner. With jobs_suspects() == 0 there
  * is no need to call it: nobody is isolated then. False: no suspect waits that may start. */
 bool suspects_seat(struct jobs *jobs, struct seat *seats, size_t count);
-/* Leases for an owner that suspects_seat() was just called for. `want` is filled but for `held`. */
-size_t suspects_lease(struct jobs *jobs, const struct seat *seat, const struct jobs_want *want,
-                      struct job **ret_jobs);
+/* Leases for an owner that suspects_seat() was just called for. `want` is filled but for `held`.
+ * Others by its share, as headroom_lease() does, of `table` in which it is seat `at`; who is
+ * isolated is to be one that leaves there. *ret_none: nothing waits that it could run, of either.
+ */
+size_t suspects_lease(struct jobs *jobs, const struct seat *seat, struct headroom_table *table,
+                      size_t at, const struct jobs_want *want, struct job **ret_jobs,
+                      bool *ret_none);
 
 #endif

@@ -116,6 +116,29 @@ static void test_two_names(void)
     }
 }
 
+/* Those that may not start are no reason to look at no others. */
+static void test_many_batches(void)
+{
+    struct jobs *j = kit_jobs(1);
+    static const struct jobs_want any;
+    double one = 0;
+    for (uint64_t id = 1; id <= 300; id++) {
+        struct batch *b =
+            kit_batch(j, (struct batch){.id = id, .schedule.paused = id <= 200 || id > 250});
+        struct job job = {.id = id, .line = 1, .body_bytes = 400};
+        CHECK_ERR(jobs_add(j, b, &job), ERR_OK);
+        one = (double)batch_job_tokens(b, 400);
+    }
+    check_near(headroom_waiting(j, &any), 50 * one);
+    for (uint64_t id = 401; id <= 420; id++) {
+        struct batch *b = kit_batch(j, (struct batch){.id = id});
+        struct job job = {.id = id, .line = 1, .body_bytes = 400};
+        CHECK_ERR(jobs_add(j, b, &job), ERR_OK);
+    }
+    CHECK(isinf(headroom_waiting(j, &any)));
+    jobs_destroy(&j);
+}
+
 /* ---- a cluster ---- */
 
 enum {
@@ -332,6 +355,7 @@ int main(void)
 {
     test_shares();
     test_two_names();
+    test_many_batches();
     test_nights(400, 0.96, 1.01);
     test_nights(20, 0.75, 100);
     return check_report();

@@ -53,33 +53,17 @@ static struct jobs_want want_of(const struct night *n, const struct gpu *g)
                               .expires_ns = ns(n->now_s + LEASE_S)};
 }
 
-static void feed_apart(struct night *n, struct gpu **gpus)
-{
-    struct seat seats[MAX_GPUS];
-    for (size_t i = 0; i < n->gpu_count; i++)
-        seats[i] = (struct seat){.held.owner = gpus[i]->owner,
-                                 .ready = gpus[i]->state == GPU_UP,
-                                 .isolated = gpus[i]->isolated};
-    suspects_seat(n->j, seats, n->gpu_count);
-    for (size_t i = 0; i < n->gpu_count; i++) {
-        struct job *got[GRANT];
-        struct jobs_want want = want_of(n, gpus[i]);
-        size_t count = takes(gpus[i]) ? suspects_lease(n->j, &seats[i], &want, got) : 0;
-        gpus[i]->isolated = seats[i].isolated;
-        for (size_t k = 0; k < count; k++)
-            take(n, gpus[i], got[k], got[k]->epoch);
-    }
-}
-
-static void feed_gpu(struct night *n, struct gpu *g, struct headroom_table *table, size_t at)
+/* seat: NULL while there are no suspects. */
+static void feed_gpu(struct night *n, struct gpu *g, const struct seat *seat,
+                     struct headroom_table *table, size_t at)
 {
     struct job *got[GRANT];
     struct jobs_want want = want_of(n, g);
     bool none = false;
     if (!takes(g))
         return;
-    size_t count = n->first_come ? jobs_lease(n->j, &want, got)
-                                 : headroom_lease(n->j, table, at, &want, got, &none);
+    size_t count = seat != NULL ? suspects_lease(n->j, seat, table, at, &want, got, &none)
+                                : headroom_lease(n->j, table, at, &want, got, &none);
     CHECK(count <= ROOM - g->count);
     for (size_t k = 0; k < count; k++)
         take(n, g, got[k], got[k]->epoch);
@@ -97,30 +81,36 @@ static void feed_gpu(struct night *n, struct gpu *g, struct headroom_table *tabl
 static void feed(struct night *n)
 {
     struct gpu *gpus[MAX_GPUS];
+    struct seat apart[MAX_GPUS];
     static struct headroom_seat seats[MAX_GPUS];
+    bool suspects = jobs_suspects(n->j) > 0;
     for (size_t i = 0; i < n->gpu_count; i++)
         gpus[i] = &n->gpus[i];
     qsort(gpus, n->gpu_count, sizeof *gpus, by_owner);
-    if (jobs_suspects(n->j) > 0) {
-        feed_apart(n, gpus);
-        return;
-    }
+    for (size_t i = 0; i < n->gpu_count; i++)
+        apart[i] = (struct seat){.held.owner = gpus[i]->owner,
+                                 .ready = gpus[i]->state == GPU_UP,
+                                 .isolated = suspects && gpus[i]->isolated};
+    if (suspects)
+        suspects_seat(n->j, apart, n->gpu_count);
     for (size_t i = 0; i < n->gpu_count; i++) {
-        gpus[i]->isolated = false;
+        gpus[i]->isolated = apart[i].isolated;
         seats[i] = (struct headroom_seat){.owner = gpus[i]->owner,
                                           .model = "m",
                                           .name = "m",
                                           .tokens_per_s = gpus[i]->best_tokens_per_s,
                                           .duty = gpus[i]->duty,
                                           .takes = takes(gpus[i]),
-                                          .leaves = gpus[i]->state != GPU_UP};
+                                          .leaves = gpus[i]->state != GPU_UP || gpus[i]->isolated};
     }
-    struct headroom_table table = {.seats = seats, .count = n->gpu_count};
+    struct headroom_table table = {.seats = n->first_come ? NULL : seats, .count = n->gpu_count};
     if (!n->first_come)
         headroom_weigh(n->j, seats, n->gpu_count);
     size_t first = (size_t)check_rng_below(&n->rng, n->gpu_count); /* they ask in any order */
-    for (size_t i = 0; i < n->gpu_count; i++)
-        feed_gpu(n, gpus[(first + i) % n->gpu_count], &table, (first + i) % n->gpu_count);
+    for (size_t i = 0; i < n->gpu_count; i++) {
+        size_t at = (first + i) % n->gpu_count;
+        feed_gpu(n, gpus[at], suspects ? &apart[at] : NULL, &table, at);
+    }
 }
 
 /* kill -9 of the broker: the index is made anew from what the ledger knows; workers come back and

@@ -47,6 +47,14 @@ static bool is_up(const struct worker *w)
     return w->dead_ticks == 0 && w->start_ticks == 0;
 }
 
+static size_t lease(struct jobs *j, const struct seat *s, const struct jobs_want *want,
+                    struct job **ret_jobs)
+{
+    struct headroom_table any = {0};
+    bool none;
+    return suspects_lease(j, s, &any, 0, want, ret_jobs, &none);
+}
+
 static void feed(struct night *n)
 {
     struct seat seats[MAX_WORKERS];
@@ -70,7 +78,7 @@ static void feed(struct night *n)
                                  .max_jobs = is_up(w) ? ROOM - w->count : 0,
                                  .max_bytes = UINT64_MAX,
                                  .expires_ns = UINT64_MAX};
-        size_t granted = suspects_lease(n->j, &seats[i], &want, got);
+        size_t granted = lease(n->j, &seats[i], &want, got);
         w->isolated = seats[i].isolated;
         for (size_t k = 0; k < granted; k++)
             w->running[w->count++] = (struct running){got[k]->id, got[k]->epoch, 0};
@@ -325,7 +333,7 @@ static void who_can_not(void)
     seats[0].isolated = true;
     suspects_seat(j, seats, 4);
     struct jobs_want want = {.owner = 1, .max_jobs = 40, .max_bytes = UINT64_MAX};
-    CHECK_INT(suspects_lease(j, &seats[0], &want, got), JOBS_TOGETHER);
+    CHECK_INT(lease(j, &seats[0], &want, got), JOBS_TOGETHER);
     seats[0].ready = seats[1].ready = seats[2].ready = false;
     CHECK_INT(isolated(j, seats, 4), 0x09); /* the only one that is left goes on with the others */
     jobs_destroy(&j);
@@ -350,10 +358,10 @@ static void beside_a_twin(void)
     suspects_seat(j, seats, 2);
     CHECK_INT(seats[1].held.jobs, 1);
     struct jobs_want want = {.owner = 2, .max_jobs = 1, .max_bytes = UINT64_MAX};
-    CHECK_INT(suspects_lease(j, &seats[1], &want, got), 0);
+    CHECK_INT(lease(j, &seats[1], &want, got), 0);
     CHECK_INT(jobs_release_owner(j, 2, true, "died"), 0);
     suspects_seat(j, seats, 2);
-    CHECK_INT(suspects_lease(j, &seats[1], &want, got), 1);
+    CHECK_INT(lease(j, &seats[1], &want, got), 1);
     jobs_destroy(&j);
 }
 

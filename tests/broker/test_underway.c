@@ -20,10 +20,12 @@ void __real_ledger_poll(struct ledger *l);
 void __wrap_ledger_poll(struct ledger *l);
 void __real_ledger_submit(struct ledger *l, struct ledger_op *op);
 void __wrap_ledger_submit(struct ledger *l, struct ledger_op *op);
-size_t __real_suspects_lease(struct jobs *j, const struct seat *s, const struct jobs_want *want,
-                             struct job **ret_jobs);
-size_t __wrap_suspects_lease(struct jobs *j, const struct seat *s, const struct jobs_want *want,
-                             struct job **ret_jobs);
+size_t __real_suspects_lease(struct jobs *j, const struct seat *s, struct headroom_table *table,
+                             size_t at, const struct jobs_want *want, struct job **ret_jobs,
+                             bool *ret_none);
+size_t __wrap_suspects_lease(struct jobs *j, const struct seat *s, struct headroom_table *table,
+                             size_t at, const struct jobs_want *want, struct job **ret_jobs,
+                             bool *ret_none);
 uint64_t __real_clock_wall_ms(void);
 uint64_t __wrap_clock_wall_ms(void);
 
@@ -39,11 +41,12 @@ void __wrap_ledger_submit(struct ledger *l, struct ledger_op *op)
     __real_ledger_submit(l, op);
 }
 
-size_t __wrap_suspects_lease(struct jobs *j, const struct seat *s, const struct jobs_want *want,
-                             struct job **ret_jobs)
+size_t __wrap_suspects_lease(struct jobs *j, const struct seat *s, struct headroom_table *table,
+                             size_t at, const struct jobs_want *want, struct job **ret_jobs,
+                             bool *ret_none)
 {
     looked++;
-    return __real_suspects_lease(j, s, want, ret_jobs);
+    return __real_suspects_lease(j, s, table, at, want, ret_jobs, ret_none);
 }
 
 uint64_t __wrap_clock_wall_ms(void)
@@ -275,6 +278,62 @@ static void send_set(struct peer *c, struct rec_SCHEDULE schedule, uint64_t chan
     send_msg(c, &m);
 }
 
+static void pull_at(struct peer *w, uint64_t credit, double tokens_per_s)
+{
+    struct msg m = {.type = MSG_TYPE_PULL};
+    m.pull.session = w->session;
+    m.pull.credit_total = credit;
+    m.pull.decode_tokens_per_s = tokens_per_s;
+    m.pull.duty = 1;
+    send_msg(w, &m);
+}
+
+/* A suspect, of a batch that is paused or waits for a worker apart: the others are shared out by
+ * speed all the same. */
+static void test_shares_beside_suspect(bool paused)
+{
+    begin(paused ? "share-p" : "share", LONG_MS, 0);
+    struct peer c = open_peer(), w1 = open_peer(), fast = open_peer(), slow = open_peer();
+    make_batch(&c, "b", 1);
+    say_hello(&w1, "w1", NULL, 0);
+    pull(&w1, 1);
+    EXPECT(&w1, MSG_TYPE_GRANT);
+    if (paused) {
+        send_set(&c, (struct rec_SCHEDULE){.priority = 100, .paused = true}, 0);
+        CHECK_INT(receive(&c, TIMEOUT_MS), MSG_TYPE_BATCH_OK);
+    }
+    struct rec_NACK_JOB back = {.job = w1.m.grant.jobs.items[0].job,
+                                .epoch = w1.m.grant.jobs.items[0].epoch,
+                                .counts = true};
+    struct msg m = {.type = MSG_TYPE_NACK};
+    m.nack.session = w1.session;
+    m.nack.jobs.items = &back;
+    m.nack.jobs.count = 1;
+    send_msg(&w1, &m);
+    beat(&w1, 0, 0);
+    EXPECT(&w1, MSG_TYPE_BEAT_OK);
+    if (!paused) { /* it is the one apart */
+        pull(&w1, 2);
+        EXPECT(&w1, MSG_TYPE_GRANT);
+    }
+    say_hello(&fast, "fast", NULL, 0);
+    pull_at(&fast, 60, 900);
+    say_hello(&slow, "slow", NULL, 0); /* the newest is asked first */
+    pull_at(&slow, 60, 100);
+    beat(&slow, 0, 0);
+    EXPECT(&slow, MSG_TYPE_BEAT_OK);
+    make_batch(&c, "night", 60);
+    EXPECT(&fast, MSG_TYPE_GRANT);
+    EXPECT(&slow, MSG_TYPE_GRANT);
+    CHECK(fast.m.grant.jobs.count > 45);
+    CHECK(slow.m.grant.jobs.count < 15);
+    close_peer(&c);
+    close_peer(&w1);
+    close_peer(&fast);
+    close_peer(&slow);
+    own_stop(&broker);
+}
+
 /* Two who change different things of a batch at once: both have their way. */
 static void test_two_changes(void)
 {
@@ -404,6 +463,8 @@ int main(void)
     test_load_behind_grant();
     test_many_come_back();
     test_suspect_beside_paused();
+    test_shares_beside_suspect(true);
+    test_shares_beside_suspect(false);
     test_two_changes();
     test_many_byes();
     test_name_again();
