@@ -162,8 +162,10 @@ enum err jobs_reschedule(struct jobs *jobs, struct batch *batch,
 /* now_ns is monotonic; wall_ms and day_min are the time on the wall, Unix milliseconds and minute
  * of the local day: schedules are in it. Never called, or 0: their times are not looked at. */
 void jobs_set_time(struct jobs *jobs, uint64_t now_ns, uint64_t wall_ms, unsigned day_min);
-/* Whether the batch's schedule lets a job start now. */
+/* Whether the batch's schedule lets a job start now; and whether it does but for how many of it run
+ * already. */
 bool batch_may_start(const struct jobs *jobs, const struct batch *b);
+bool batch_may_run(const struct jobs *jobs, const struct batch *b);
 /* Its deadline has passed, now or at any time before, and there is something left to fail. */
 bool batch_is_due(const struct batch *b, uint64_t wall_ms);
 /* The batch's deadline has passed: up to max of its jobs become DOOMED; a result that comes before
@@ -249,9 +251,9 @@ double jobs_lease_s(const struct jobs *jobs,
  * their own: the first result wins. When one ends the other goes on, and nobody is blamed. */
 const struct lease *job_twin(const struct job *job);                     /* NULL: none */
 bool job_is_held(const struct job *job, uint64_t owner, uint64_t epoch); /* by either lease */
-/* Of batches that have nothing waiting: the job whose end is farthest away of those that `want`
- * would be done with well before; NULL: none. rate: how many of a job's tokens an owner does in a
- * second, 0: not known. */
+/* Of batches that have nothing waiting and may run now: the job whose end is farthest away of those
+ * that `want` would be done with well before; NULL: none. rate: how many of a job's tokens an owner
+ * does in a second, 0: not known. */
 struct job *jobs_straggler(const struct jobs *jobs, const struct jobs_want *want,
                            double (*rate)(void *user, uint64_t owner), void *user);
 /* False: no memory, or the job is not such that it may have one. */

@@ -6,8 +6,14 @@
 
 bool batch_may_start(const struct jobs *j, const struct batch *b)
 {
+    uint64_t most = b->schedule.max_parallel;
+    return (most == 0 || b->leased < most) && batch_may_run(j, b);
+}
+
+bool batch_may_run(const struct jobs *j, const struct batch *b)
+{
     const struct rec_SCHEDULE *s = &b->schedule;
-    if (s->paused || b->expired || (s->max_parallel > 0 && b->leased >= s->max_parallel))
+    if (s->paused || b->expired)
         return false;
     if (j->wall_ms == 0)
         return true;

@@ -119,8 +119,8 @@ struct job *jobs_straggler(const struct jobs *j, const struct jobs_want *want,
     double best_s = least_left_s, own = rate(user, want->owner);
     for (struct job *job = j->lists[JOB_LEASED]; job != NULL; job = job->next) {
         if (job->owner == 0 || job->owner == want->owner || job->attempts > 0 ||
-            twin_of(job) != NULL || job->batch->schedule.paused || batch_waiting(job->batch) > 0 ||
-            !batch_suits(want, job->batch))
+            twin_of(job) != NULL || batch_waiting(job->batch) > 0 ||
+            !batch_may_run(j, job->batch) || !batch_suits(want, job->batch))
             continue;
         double left = left_s(j, job, rate(user, job->owner));
         if (left > best_s && fresh_s(job, own) * worth_it < left) {

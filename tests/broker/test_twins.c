@@ -1,5 +1,6 @@
 /* jobs_twins.c: a second lease of a slow job. Named cases, then random ones. */
 #include "base/clock.h"
+#include "base/size.h"
 #include "tests/broker/jobs_kit.h"
 
 static struct jobs *new_jobs(struct batch **ret, size_t count)
@@ -153,6 +154,27 @@ static void test_straggler(void)
     paused.paused = true;
     CHECK_ERR(jobs_reschedule(j, b, &paused), ERR_OK);
     CHECK(straggler(j, 3) == NULL);
+    /* Nor is one started outside the batch's hours; all that may run at a time do. */
+    struct rec_SCHEDULE night = {.priority = 100,
+                                 .max_parallel = 2,
+                                 .not_before_ms = 1000,
+                                 .not_after_ms = 2000,
+                                 .daily_from_min = 22 * 60,
+                                 .daily_until_min = 6 * 60};
+    static const struct {
+        uint64_t wall_ms;
+        unsigned day_min;
+        bool may;
+    } times[] = {{999, 5 * 60, false},
+                 {1000, 5 * 60, true},
+                 {1500, 6 * 60, false},
+                 {1500, 22 * 60, true},
+                 {2000, 23 * 60, false}};
+    CHECK_ERR(jobs_reschedule(j, b, &night), ERR_OK);
+    for (size_t i = 0; i < ARRAY_LEN(times); i++) {
+        jobs_set_time(j, (301 + 25) * NS_PER_S, times[i].wall_ms, times[i].day_min);
+        CHECK_INT(straggler(j, 3) != NULL, times[i].may);
+    }
     jobs_destroy(&j);
 }
 
