@@ -326,8 +326,8 @@ void models_beat(struct server *s, struct session *w, struct str unfetchable,
 void models_take_over(struct server *s, struct session *w, const struct session *old,
                       bool same_process);
 size_t models_fetching(const struct server *s); /* workers that are told to fetch one */
-/* Why nobody runs what waits for the model now; untouched when somebody has it loaded, or nobody is
- * connected. */
+/* Why nobody runs what waits for the model now; untouched when somebody has it loaded, or nobody
+ * takes jobs. */
 void models_problem(const struct server *s, const char *model, struct err_msg *ret);
 /* What who submits for the model is to know; "": nothing. */
 void models_warning(const struct server *s, const char *model, struct err_msg *ret);

@@ -287,7 +287,8 @@ static void name_models(const struct server *s, char *out, size_t size)
 
 /* Of connected workers, as for a model. */
 struct supply {
-    size_t connected, loaded, has, may_fetch;
+    size_t connected, ready, loaded, has, may_fetch;   /* the last ones of ready workers */
+    size_t leaving;                                    /* of those that drain, who has it */
     const struct session *loading, *fetching, *deadly; /* one of them; NULL: none */
     const struct catalog_file *file;                   /* the broker's */
 };
@@ -303,6 +304,11 @@ static struct supply supply_of(const struct server *s, const char *model)
             at++;
         bool has = at < w->model_count;
         r.connected++;
+        if (w->state != SESSION_READY) {
+            r.leaving += has;
+            continue;
+        }
+        r.ready++;
         r.has += has;
         for (size_t i = 0; has && i < MODELS_MAX_CANNOT; i++) {
             if (cannot(s, w, i) != NULL && w->cannot[i].deadly &&
@@ -329,6 +335,8 @@ static void say_nobody(const struct server *s, const char *model, const struct s
                 "no worker has model %s or can fetch it from the broker (workers with --models "
                 "DIR do; there is: %s)",
                 model, names);
+    else if (r->leaving > 0)
+        err_set(ret, ERR_OK, "the workers that have model %s are draining", model);
     else
         err_set(ret, ERR_OK, "no worker has model %s (there is: %s)", model, names);
 }
@@ -336,7 +344,7 @@ static void say_nobody(const struct server *s, const char *model, const struct s
 void models_problem(const struct server *s, const char *model, struct err_msg *ret)
 {
     struct supply r = supply_of(s, model);
-    if (r.connected == 0 || r.loaded > 0)
+    if (r.ready == 0 || r.loaded > 0)
         return;
     if (r.loading != NULL)
         err_set(ret, ERR_OK, "worker %s loads model %s", r.loading->worker, model);
@@ -354,7 +362,7 @@ void models_problem(const struct server *s, const char *model, struct err_msg *r
         say_nobody(s, model, &r, ret);
 }
 
-/* A batch that asks for none may be answered by each of them. */
+/* A batch that asks for no model may be answered by each of them. */
 static void warn_of_several(const struct server *s, struct err_msg *ret)
 {
     const char *first = NULL;
@@ -376,16 +384,18 @@ static void warn_of_several(const struct server *s, struct err_msg *ret)
 void models_warning(const struct server *s, const char *model, struct err_msg *ret)
 {
     const char *hash = NULL;
-    ret->text[0] = '\0';
-    if (model[0] == '\0') {
-        warn_of_several(s, ret);
-        return;
-    }
     struct supply r = supply_of(s, model);
-    if (r.connected == 0) {
+    ret->text[0] = '\0';
+    if (r.connected == 0 && model[0] != '\0')
         err_set(ret, ERR_OK, "no worker is connected now that has model %s", model);
+    else if (r.connected == 0)
+        err_set(ret, ERR_OK, "no worker is connected now");
+    else if (r.ready == 0)
+        err_set(ret, ERR_OK, "all workers are draining");
+    else if (model[0] == '\0')
+        warn_of_several(s, ret);
+    if (r.ready == 0 || model[0] == '\0')
         return;
-    }
     if (r.has + r.may_fetch == 0) {
         say_nobody(s, model, &r, ret);
         return;

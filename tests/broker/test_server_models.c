@@ -47,6 +47,8 @@ static void test_load(void)
     struct peer c = open_peer(), w = open_peer();
     CHECK_INT(batch_new(&c, "early", "large", ""), MSG_TYPE_BATCH_OK);
     CHECK(str_eq(c.m.batch_ok.warning, STR_LIT("no worker is connected now that has model large")));
+    CHECK_INT(batch_new(&c, "early-any", "", ""), MSG_TYPE_BATCH_OK);
+    CHECK(str_eq(c.m.batch_ok.warning, STR_LIT("no worker is connected now")));
     hello(&w, "w1", 2, false);
     pull(&w, 10);
     CHECK_INT(batch_new(&c, "nobody", "huge", ""), MSG_TYPE_BATCH_OK);
@@ -166,6 +168,36 @@ static void test_two_names(void)
     close_peer(&other);
 }
 
+/* Who drains begins nothing: as if it were not there. */
+static void test_draining(void)
+{
+    pid_t broker = start("draining", "5000", "5000");
+    struct peer c = open_peer(), w = open_peer(), other = open_peer();
+    hello(&w, "w1", 1, false);
+    struct msg m = {.type = MSG_TYPE_DRAIN};
+    m.drain.worker = STR_LIT("w1");
+    CHECK_INT(call(&c, &m), MSG_TYPE_DRAIN_OK);
+    CHECK_INT(batch_new(&c, "a", "tiny", ""), MSG_TYPE_BATCH_OK);
+    CHECK(str_eq(c.m.batch_ok.warning, STR_LIT("all workers are draining")));
+    CHECK_INT(batch_new(&c, "b", "", ""), MSG_TYPE_BATCH_OK);
+    CHECK(str_eq(c.m.batch_ok.warning, STR_LIT("all workers are draining")));
+    CHECK_INT(submit(&c, "a", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    CHECK(str_eq(status(&c, "a")->problem, STR_LIT("all workers are draining")));
+    models[0] = (struct rec_MODEL){.name = STR_LIT("new"), .hash = STR_LIT("33ff")};
+    hello(&other, "w2", 1, false);
+    models[0] = (struct rec_MODEL){.name = STR_LIT("tiny"), .hash = STR_LIT("00ff")};
+    const struct str leaving = STR_LIT("the workers that have model tiny are draining");
+    CHECK(str_eq(status(&c, "a")->problem, leaving));
+    CHECK_INT(batch_new(&c, "c", "tiny", ""), MSG_TYPE_BATCH_OK);
+    CHECK(str_eq(c.m.batch_ok.warning, leaving));
+    CHECK_INT(batch_new(&c, "d", "new", ""), MSG_TYPE_BATCH_OK);
+    CHECK_INT(c.m.batch_ok.warning.len, 0);
+    CHECK_INT(stop(broker), 0);
+    close_peer(&c);
+    close_peer(&w);
+    close_peer(&other);
+}
+
 static enum msg_type ask(struct peer *w, const char *hash, uint64_t offset)
 {
     struct msg m = {.type = MSG_TYPE_MODEL_FETCH};
@@ -257,6 +289,7 @@ int main(int argc, char **argv)
     test_deadly();
     test_names();
     test_two_names();
+    test_draining();
     test_fetch();
     zmq_ctx_term(ctx);
     check_remove(dir);
