@@ -226,7 +226,7 @@ bool jobs_claim(struct jobs *j, uint64_t id, uint64_t epoch, uint64_t owner, uin
     if (job->state == JOB_SUBMITTED) {
         job_move(j, job, JOB_LEASED);
         if (!older)
-            turns_lease(job);
+            turns_lease(j, job);
     }
     job->epoch = epoch;
     job->owner = owner;
@@ -316,7 +316,7 @@ static void return_job(struct jobs *j, struct job *job, bool counts, const char 
     leave(j, job);
     job->owner = 0;
     job->running_tokens = 0;
-    turns_give_back(job);
+    turns_give_back(j, job);
     if (counts) {
         j->suspects += job->attempts == 0;
         job->attempts += job->attempts < UINT8_MAX;

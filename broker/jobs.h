@@ -90,10 +90,13 @@ struct job {
     bool alone;         /* LEASED: by itself */
 };
 
-/* A place in a ring of those who take turns (jobs_turns.c). */
+/* A place in a line of those who take turns (jobs_turns.c). */
 struct turn {
-    struct turn *prev, *next; /* NULL: it waits for nothing */
-    int64_t tokens;           /* left of its turn; negative: it owes them */
+    struct turn *prev, *next;
+    int64_t round;
+    int64_t tokens; /* left of its turn; negative: it owes them */
+    bool waits;     /* it is in the line */
+    bool passed;    /* jobs_turns.c's: when last looked at */
 };
 
 struct batch_counts {

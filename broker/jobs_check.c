@@ -4,39 +4,37 @@
 #include "base/size.h"
 #include "broker/jobs_impl.h"
 
-static size_t ring_len(const struct turn *head)
+static size_t line_len(const struct turn *first)
 {
     size_t len = 0;
-    const struct turn *t = head;
-    while (t != NULL && (t != head || len == 0)) {
-        assert(t->next->prev == t);
-        t = t->next;
-        len++;
+    for (const struct turn *t = first; t != NULL; t = t->next, len++) {
+        assert(t->waits && (t == first) == (t->prev == NULL));
+        assert(t->next == NULL || (t->next->prev == t && t->next->round >= t->round));
     }
     return len;
 }
 
-/* Each batch with waiting jobs has its place in a ring, each user with one too, and nobody else. */
+/* Each batch with waiting jobs has its place in a line, each user with one too, and nobody else. */
 static void check_turns(const struct jobs *j)
 {
-    size_t batches = 0, users = 0, waiting = 0, in_rings = 0, in_users = 0, of_users = 0;
+    size_t batches = 0, users = 0, waiting = 0, in_lines = 0, in_users = 0, of_users = 0;
     for (const struct batch *b = j->batches; b != NULL; b = b->next) {
         batches += batch_waiting(b) > 0;
-        assert((b->turn.next != NULL) == (batch_waiting(b) > 0));
+        assert(b->turn.waits == (batch_waiting(b) > 0));
     }
     for (size_t i = 0; i < j->users_count; i++) {
-        const struct turn *head = turns_of(j->users[i]);
-        in_rings += ring_len(head);
-        in_users += head != NULL;
+        const struct turn *first = turns_of(j->users[i]);
+        in_lines += line_len(first);
+        in_users += first != NULL;
         of_users += turns_batches(j->users[i]);
     }
     for (size_t p = 0; p < ARRAY_LEN(j->turns); p++)
-        users += ring_len(j->turns[p]);
+        users += line_len(j->turns[p].first);
     for (const struct batch *b = j->waiting; b != NULL; b = b->next_waiting) {
         waiting++;
         assert(b->next_waiting != NULL || b == j->last_waiting);
     }
-    assert(batches == waiting && batches == in_rings && users == in_users);
+    assert(batches == waiting && batches == in_lines && users == in_users);
     assert(of_users == j->batch_count && j->users_count <= j->batch_count);
 }
 

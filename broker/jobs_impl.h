@@ -9,6 +9,13 @@
 
 enum { DEFAULT_EXTRA_BYTES = 64 << 20 /* for checkpoints */ };
 
+/* Those who take turns: by rounds, within a round in order. */
+struct turns_line {
+    struct turn *first, *last;
+    int64_t round;  /* the first whose turns are not over, when last asked */
+    int64_t served; /* and that of who was served */
+};
+
 struct jobs {
     struct jobs_events events;
     void *user;
@@ -29,9 +36,9 @@ struct jobs {
     uint64_t now_ns;
     uint64_t wall_ms; /* 0: not known */
     unsigned day_min;
-    size_t suspects;         /* unfinished jobs with a loss */
-    struct turn *turns[256]; /* by priority: whose turn it is, of users with waiting jobs */
-    struct user **users;     /* by priority and name */
+    size_t suspects;              /* unfinished jobs with a loss */
+    struct turns_line turns[256]; /* by priority: whose turn it is, of users with waiting jobs */
+    struct user **users;          /* by priority and name */
     size_t users_count, users_cap;
 };
 
@@ -45,11 +52,15 @@ enum err turns_join(struct jobs *j, struct batch *b) MUST_CHECK;
 void turns_leave(struct jobs *j, struct user *u);  /* a batch that has nothing waiting */
 void turns_begin(struct jobs *j, struct batch *b); /* it has waiting jobs */
 void turns_end(struct jobs *j, struct batch *b);
-/* The batch whose turn it is, of those that may run; NULL: none may. */
-struct batch *turns_next(struct jobs *j, bool (*may_run)(const struct batch *b, const void *user),
+/* Whether a batch has jobs that may start: on no worker, not on the one that asks, on that. */
+enum turn_use { TURN_NOWHERE, TURN_ELSEWHERE, TURN_HERE };
+/* The batch whose turn it is, of those for which `use` says TURN_HERE; NULL: there is none. last:
+ * what it was before, when nothing has happened since but leases of its jobs; else NULL. */
+struct batch *turns_next(struct jobs *j, struct batch *last,
+                         enum turn_use (*use)(const struct batch *b, const void *user),
                          const void *user);
-void turns_lease(struct job *job);     /* charges what it will cost */
-void turns_give_back(struct job *job); /* it was not run to the end */
+void turns_lease(struct jobs *j, struct job *job);     /* charges what it will cost */
+void turns_give_back(struct jobs *j, struct job *job); /* it was not run to the end */
 /* Of its batches, and how many they are; for jobs_check(). */
 const struct turn *turns_of(const struct user *u);
 size_t turns_batches(const struct user *u);

@@ -63,7 +63,7 @@ static bool lease_one(struct jobs *j, struct leasing *l, struct job *job)
     job->owner = l->want->owner;
     job->expires_ns = l->want->expires_ns;
     job->running_tokens = 0;
-    turns_lease(job);
+    turns_lease(j, job);
     prefix_given(&j->prefixes, job->prefix, job->owner);
     l->tokens += job->tokens;
     l->ret_jobs[l->count++] = job;
@@ -109,10 +109,12 @@ struct asking {
     const struct jobs_want *want;
 };
 
-static bool has_others(const struct batch *b, const void *asking)
+static enum turn_use others_use(const struct batch *b, const void *asking)
 {
     const struct asking *a = asking;
-    return b->heap_len > 0 && batch_may_start_at(a->j, a->want, b);
+    if (b->heap_len == 0 || !batch_may_start(a->j, b))
+        return TURN_NOWHERE;
+    return batch_suits(a->want, b) ? TURN_HERE : TURN_ELSEWHERE;
 }
 
 size_t jobs_lease(struct jobs *j, const struct jobs_want *want, struct job **ret_jobs)
@@ -121,8 +123,8 @@ size_t jobs_lease(struct jobs *j, const struct jobs_want *want, struct job **ret
     if (want->held != NULL)
         return lease_suspects(j, &l);
     struct asking asking = {j, want};
-    while (l.count < want->max_jobs) {
-        struct batch *b = turns_next(j, has_others, &asking);
+    for (struct batch *b = NULL; l.count < want->max_jobs;) {
+        b = turns_next(j, b, others_use, &asking);
         struct job *job = b == NULL ? NULL : queue_pick(j, b, want->owner);
         if (job == NULL || !fits_share(&l, job) || !lease_one(j, &l, job))
             break;

@@ -1,22 +1,28 @@
 /* Whose turn it is: deficit round robin by tokens (Shreedhar and Varghese, 1995), over the users of
  * one priority, and over the batches of each.
  *
- *     priority 100:  user a  <->  user b  <->  (a)         a ring; the head's turn is now
- *                      |            |
- *                   batch 1      batch 3                   a ring each
+ *     priority 100:  user a   user b                    a line each, by rounds
+ *                      |        |
+ *                   batch 1  batch 3
  *                   batch 2
  *
- * Who is at the head is served while it has tokens left; then it is the next one's turn, which gets
- * a quantum. What a job costs is an estimate until its result is there: bytes are all that the
- * broker knows of a prompt, so each batch learns how many tokens a byte has and how long answers
- * are, and what was estimated wrongly is made good later. Who waits for nothing saves nothing up,
- * but keeps its debts while it has a batch. */
+ * A turn is a quantum; the next one is a round later. Who is first in line is served while it has
+ * tokens left, then goes behind all of the next round. A worker that cannot run what is first, for
+ * it has another model, serves the first that it can, whose rounds run ahead: the others keep their
+ * turns, and where both can be served it is they who are. So who can use few workers is not left
+ * with a small part of these. Turns of more than MOST_AHEAD rounds ago are gone. What may not start
+ * on any worker waits for no turn: it is passed over, and that turn is gone.
+ *
+ * What a job costs is an estimate until its result is there: bytes are all that the broker knows of
+ * a prompt, so each batch learns how many tokens a byte has and how long answers are, and what was
+ * estimated wrongly is made good later. Who waits for nothing saves nothing up, but keeps its debts
+ * while it has a batch. */
 #include <stdlib.h>
 
 #include "base/size.h"
 #include "broker/jobs_impl.h"
 
-enum { QUANTUM_TOKENS = 8192, MOST_OWED_TOKENS = 64 * QUANTUM_TOKENS };
+enum { QUANTUM_TOKENS = 8192, MOST_OWED_TOKENS = 64 * QUANTUM_TOKENS, MOST_AHEAD = 16 };
 
 /* Until a batch has results. */
 static const double first_tokens_per_byte = 0.25;
@@ -24,58 +30,127 @@ static const double first_completion_tokens = 256;
 static const double learn_over_jobs = 256; /* older results weigh less and less */
 
 struct user {
-    struct turn turn;     /* first; in the ring of its priority */
-    struct turn *batches; /* those with waiting jobs; the head */
+    struct turn turn;          /* first; in the line of its priority */
+    struct turns_line batches; /* those with waiting jobs */
     uint64_t priority;
     size_t batch_count; /* also those with nothing waiting; 0: forgotten */
     char client[];
 };
 
-/* ---- rings ---- */
+/* ---- lines ---- */
 
-/* As the last one. */
-static void ring_add(struct turn **head, struct turn *t)
+static void unlink_turn(struct turns_line *l, struct turn *t)
 {
-    if (*head == NULL) {
-        t->prev = t->next = *head = t;
-        t->tokens = max_i64(t->tokens, QUANTUM_TOKENS);
-        return;
-    }
-    /* What came back to who was alone, it had paid to nobody. */
-    (*head)->tokens = min_i64((*head)->tokens, QUANTUM_TOKENS);
-    t->next = *head;
-    t->prev = (*head)->prev;
-    t->prev->next = t->next->prev = t;
+    *(t->prev == NULL ? &l->first : &t->prev->next) = t->next;
+    *(t->next == NULL ? &l->last : &t->next->prev) = t->prev;
 }
 
-static void ring_remove(struct turn **head, struct turn *t)
+static void link_behind(struct turns_line *l, struct turn *t, struct turn *before)
 {
-    if (*head == t)
-        *head = t->next == t ? NULL : t->next;
-    t->prev->next = t->next;
-    t->next->prev = t->prev;
+    t->prev = before;
+    t->next = before == NULL ? l->first : before->next;
+    *(t->prev == NULL ? &l->first : &t->prev->next) = t;
+    *(t->next == NULL ? &l->last : &t->next->prev) = t;
+}
+
+/* As the last one of its round: nearly at the end. */
+static void put_last(struct turns_line *l, struct turn *t)
+{
+    struct turn *before = l->last;
+    while (before != NULL && before->round > t->round)
+        before = before->prev;
+    link_behind(l, t, before);
+}
+
+/* As the first one of its round: nearly at the front. */
+static void put_first(struct turns_line *l, struct turn *t)
+{
+    struct turn *before = NULL, *next = l->first;
+    for (; next != NULL && next->round < t->round; next = next->next)
+        before = next;
+    link_behind(l, t, before);
+}
+
+/* Who comes, begins with a turn of `round`; who was further when it left goes on where it was. */
+static void line_add(struct turns_line *l, struct turn *t, int64_t round)
+{
+    t->round = min_i64(t->round, l->round + MOST_AHEAD);
+    round = min_i64(round, l->round + MOST_AHEAD);
+    if (l->first == NULL) {
+        t->round = l->round;
+        t->tokens = max_i64(t->tokens, QUANTUM_TOKENS);
+    } else if (t->round < round) {
+        t->round = round;
+        t->tokens = min_i64(t->tokens + QUANTUM_TOKENS, QUANTUM_TOKENS);
+    }
+    t->waits = true;
+    put_last(l, t);
+}
+
+static void line_remove(struct turns_line *l, struct turn *t)
+{
+    unlink_turn(l, t);
     t->prev = t->next = NULL;
+    t->waits = false;
     t->tokens = min_i64(t->tokens, 0);
 }
 
-/* The head that can use its turn; NULL: nobody can. `can` is asked with what its turn is. */
-static struct turn *ring_turn(struct turn **head, bool (*can)(struct turn *t, void *user),
-                              void *user)
+/* Its turn is over: on to the round in which it has tokens again, not far ahead of the others: what
+ * it owes beyond is paid there. */
+static void next_turn(struct turns_line *l, struct turn *t)
 {
-    if (*head == NULL)
-        return NULL;
-    const struct turn *idle = NULL; /* the first of those in a row that cannot */
-    for (;;) {
-        struct turn *t = *head;
-        if (t == idle)
-            return NULL;
-        bool able = can(t, user);
-        if (able && t->tokens > 0)
-            return t;
-        idle = able ? NULL : idle == NULL ? t : idle;
-        *head = t->next;
-        (*head)->tokens = min_i64((*head)->tokens + QUANTUM_TOKENS, QUANTUM_TOKENS);
+    int64_t rounds = 1 + -t->tokens / QUANTUM_TOKENS;
+    t->round = max_i64(t->round, l->round);
+    rounds = max_i64(1, min_i64(rounds, l->round + MOST_AHEAD - t->round));
+    t->tokens += rounds * QUANTUM_TOKENS;
+    t->round += rounds;
+    unlink_turn(l, t);
+    put_last(l, t);
+}
+
+/* What may start nowhere was passed over on the way to `found`: its turns until then are gone, but
+ * for what it owes. */
+static void pass_over(struct turns_line *l, const struct turn *found)
+{
+    for (struct turn *t = l->first, *next; t != found; t = next) {
+        next = t->next;
+        if (!t->passed)
+            continue;
+        int64_t rounds = found->round + 1 - t->round;
+        t->tokens = min_i64(t->tokens + rounds * QUANTUM_TOKENS, QUANTUM_TOKENS);
+        t->round += rounds;
+        unlink_turn(l, t);
+        put_last(l, t);
     }
+}
+
+/* The first that can use its turn; NULL: nobody can. */
+static struct turn *line_turn(struct turns_line *l,
+                              enum turn_use (*use)(struct turn *t, void *user), void *user)
+{
+    bool any_passed = false;
+    const struct turn *first = NULL; /* that may start somewhere */
+    for (struct turn *t = l->first, *next; t != NULL; t = next) {
+        struct turn *before = t->prev;
+        enum turn_use u = use(t, user);
+        next = t->next;
+        t->passed = u == TURN_NOWHERE;
+        any_passed |= t->passed;
+        first = first == NULL && !t->passed ? t : first;
+        if (u != TURN_HERE)
+            continue;
+        l->round = max_i64(first->round, l->last->round - MOST_AHEAD);
+        if (t->tokens > 0) {
+            if (any_passed)
+                pass_over(l, t);
+            l->served = t->round;
+            return t;
+        }
+        next_turn(l, t);
+        first = first == t ? NULL : first;
+        next = before == NULL ? l->first : before->next;
+    }
+    return NULL;
 }
 
 /* ---- users and their batches ---- */
@@ -151,23 +226,67 @@ void turns_free(struct jobs *j)
     free(j->users);
 }
 
+static struct batch *batch_of(struct turn *t)
+{
+    return (struct batch *)(void *)((char *)t - offsetof(struct batch, turn));
+}
+
+static bool compete(const char *a, const char *b)
+{
+    return a[0] == '\0' || b[0] == '\0' || strcmp(a, b) == 0;
+}
+
+static const struct turn *competitor(const struct turns_line *batches, const char *model,
+                                     size_t *most)
+{
+    const struct turn *t = batches->first;
+    while (t != NULL && *most > 0 &&
+           !compete(batch_of((struct turn *)(uintptr_t)t)->model, model)) {
+        t = t->next;
+        --*most;
+    }
+    return *most > 0 ? t : NULL;
+}
+
+/* Where who comes begins: behind those who wait for the same workers, as far as it asks for a model
+ * as they do; they may be rounds ahead of the others, or behind. */
+enum { LOOK_AT = 256 };
+
+static int64_t first_round_of_batch(const struct turns_line *l, const char *model)
+{
+    size_t most = LOOK_AT;
+    const struct turn *t = competitor(l, model, &most);
+    return (t != NULL ? t->round : l->served) + 1;
+}
+
+static int64_t first_round_of_user(const struct turns_line *l, const char *model)
+{
+    size_t most = LOOK_AT;
+    const struct turn *t = l->first;
+    while (t != NULL && most > 0 &&
+           competitor(&((const struct user *)(const void *)t)->batches, model, &most) == NULL)
+        t = t->next;
+    return (t != NULL && most > 0 ? t->round : l->served) + 1;
+}
+
 void turns_begin(struct jobs *j, struct batch *b)
 {
-    if (b->user->batches == NULL)
-        ring_add(&j->turns[b->schedule.priority], &b->user->turn);
-    ring_add(&b->user->batches, &b->turn);
+    struct turns_line *users = &j->turns[b->schedule.priority];
+    if (b->user->batches.first == NULL)
+        line_add(users, &b->user->turn, first_round_of_user(users, b->model));
+    line_add(&b->user->batches, &b->turn, first_round_of_batch(&b->user->batches, b->model));
 }
 
 void turns_end(struct jobs *j, struct batch *b)
 {
-    ring_remove(&b->user->batches, &b->turn);
-    if (b->user->batches == NULL)
-        ring_remove(&j->turns[b->schedule.priority], &b->user->turn);
+    line_remove(&b->user->batches, &b->turn);
+    if (b->user->batches.first == NULL)
+        line_remove(&j->turns[b->schedule.priority], &b->user->turn);
 }
 
 const struct turn *turns_of(const struct user *u)
 {
-    return u->batches;
+    return u->batches.first;
 }
 
 size_t turns_batches(const struct user *u)
@@ -175,50 +294,69 @@ size_t turns_batches(const struct user *u)
     return u->batch_count;
 }
 
-static struct batch *batch_of(struct turn *t)
-{
-    return (struct batch *)(void *)((char *)t - offsetof(struct batch, turn));
-}
-
 struct asking {
-    bool (*may_run)(const struct batch *b, const void *user);
+    enum turn_use (*use)(const struct batch *b, const void *user);
     const void *user;
+    enum turn_use best;  /* of the batches of the user who was asked last */
+    struct batch *found; /* of these, whose turn it is */
 };
 
-static bool batch_can(struct turn *t, void *user)
+static enum turn_use batch_use(struct turn *t, void *user)
 {
-    const struct asking *a = user;
-    return a->may_run(batch_of(t), a->user);
+    struct asking *a = user;
+    enum turn_use u = a->use(batch_of(t), a->user);
+    a->best = u > a->best ? u : a->best;
+    return u;
 }
 
-static bool user_can(struct turn *t, void *user)
+/* As the best of its batches. */
+static enum turn_use user_use(struct turn *t, void *user)
 {
-    return ring_turn(&((struct user *)(void *)t)->batches, batch_can, user) != NULL;
+    struct asking *a = user;
+    a->best = TURN_NOWHERE;
+    struct turn *found = line_turn(&((struct user *)(void *)t)->batches, batch_use, a);
+    a->found = found == NULL ? NULL : batch_of(found);
+    return a->best;
 }
 
-struct batch *turns_next(struct jobs *j, bool (*may_run)(const struct batch *b, const void *user),
+struct batch *turns_next(struct jobs *j, struct batch *last,
+                         enum turn_use (*use)(const struct batch *b, const void *user),
                          const void *user)
 {
-    struct asking a = {may_run, user};
+    /* Nothing has changed but what its jobs took: still the first. */
+    if (last != NULL && last->turn.waits && last->turn.tokens > 0 && last->user->turn.tokens > 0 &&
+        use(last, user) == TURN_HERE)
+        return last;
+    struct asking a = {.use = use, .user = user};
     for (size_t p = ARRAY_LEN(j->turns); p-- > 0;) {
-        struct turn *t = ring_turn(&j->turns[p], user_can, &a);
-        if (t != NULL)
-            return batch_of(((struct user *)(void *)t)->batches);
+        if (line_turn(&j->turns[p], user_use, &a) != NULL)
+            return a.found;
     }
     return NULL;
 }
 
 /* ---- what jobs cost ---- */
 
-static void charge(struct turn *t, int64_t tokens)
+/* What comes back takes it back by rounds, but not far behind the others. */
+static void charge(struct turns_line *l, struct turn *t, int64_t tokens)
 {
     t->tokens = max_i64(t->tokens - tokens, -MOST_OWED_TOKENS);
+    int64_t rounds = (t->tokens - 1) / QUANTUM_TOKENS;
+    if (t->tokens <= QUANTUM_TOKENS)
+        return;
+    rounds = max_i64(0, min_i64(rounds, t->round - (l->round - MOST_AHEAD)));
+    t->round -= rounds;
+    t->tokens = min_i64(t->tokens - rounds * QUANTUM_TOKENS, QUANTUM_TOKENS);
+    if (!t->waits || rounds == 0)
+        return;
+    unlink_turn(l, t);
+    put_first(l, t);
 }
 
-static void charge_both(struct batch *b, int64_t tokens)
+static void charge_both(struct jobs *j, struct batch *b, int64_t tokens)
 {
-    charge(&b->turn, tokens);
-    charge(&b->user->turn, tokens);
+    charge(&b->user->batches, &b->turn, tokens);
+    charge(&j->turns[b->schedule.priority], &b->user->turn, tokens);
 }
 
 uint64_t batch_job_tokens(const struct batch *b, uint64_t body_bytes)
@@ -230,15 +368,15 @@ uint64_t batch_job_tokens(const struct batch *b, uint64_t body_bytes)
     return (uint64_t)(per_byte * (double)body_bytes + completion) + 1;
 }
 
-void turns_lease(struct job *job)
+void turns_lease(struct jobs *j, struct job *job)
 {
     job->tokens = (uint32_t)min_u64(batch_job_tokens(job->batch, job->body_bytes), UINT32_MAX);
-    charge_both(job->batch, job->tokens);
+    charge_both(j, job->batch, job->tokens);
 }
 
-void turns_give_back(struct job *job)
+void turns_give_back(struct jobs *j, struct job *job)
 {
-    charge_both(job->batch, -(int64_t)job->tokens);
+    charge_both(j, job->batch, -(int64_t)job->tokens);
     job->tokens = 0;
 }
 
@@ -256,5 +394,5 @@ void jobs_learn(struct jobs *j, const struct job *job, uint64_t prompt_tokens,
     uint64_t most = (uint64_t)UINT32_MAX;
     int64_t tokens = (int64_t)(min_u64(prompt_tokens, most) + min_u64(completion_tokens, most));
     if (job->tokens > 0)
-        charge_both(b, tokens - job->tokens);
+        charge_both(j, b, tokens - job->tokens);
 }

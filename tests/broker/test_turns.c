@@ -22,18 +22,27 @@ static void begin(struct world *w)
     w->j = kit_jobs(1);
 }
 
-static struct batch *add_batch(struct world *w, const char *client, unsigned priority,
-                               uint32_t body_bytes, uint64_t prompt, uint64_t completion)
+static struct batch *add_batch_for(struct world *w, const char *client, const char *model,
+                                   unsigned priority, uint32_t body_bytes, uint64_t prompt,
+                                   uint64_t completion)
 {
-    char user[32];
+    char user[32], asks_for[32];
     snprintf(user, sizeof user, "%s", client);
+    snprintf(asks_for, sizeof asks_for, "%s", model);
     size_t i = w->count++;
-    w->batches[i] =
-        kit_batch(w->j, (struct batch){.id = i + 1, .client = user, .schedule.priority = priority});
+    w->batches[i] = kit_batch(
+        w->j, (struct batch){
+                  .id = i + 1, .client = user, .model = asks_for, .schedule.priority = priority});
     w->body_bytes[i] = body_bytes;
     w->prompt_tokens[i] = prompt;
     w->completion_tokens[i] = completion;
     return w->batches[i];
+}
+
+static struct batch *add_batch(struct world *w, const char *client, unsigned priority,
+                               uint32_t body_bytes, uint64_t prompt, uint64_t completion)
+{
+    return add_batch_for(w, client, "", priority, body_bytes, prompt, completion);
 }
 
 static void add_jobs(struct world *w, const struct batch *b, size_t count)
@@ -51,12 +60,19 @@ static bool not_batch_1(void *user, const char *model)
     return strcmp(model, "other") != 0;
 }
 
-/* Leases up to max jobs and finishes them. Returns how many. */
-static size_t run(struct world *w, size_t max)
+static bool is_model(void *user, const char *model)
+{
+    return strcmp(user, model) == 0;
+}
+
+/* Leases up to max jobs for a worker with this model (NULL: all but "other") and finishes them.
+ * Returns how many. */
+static size_t run_with(struct world *w, char *model, size_t max)
 {
     struct job *got[64];
     struct jobs_want want = {.owner = 1,
-                             .has_model = not_batch_1,
+                             .has_model = model == NULL ? not_batch_1 : is_model,
+                             .user = model,
                              .max_jobs = max,
                              .max_bytes = 1 << 30,
                              .expires_ns = 1};
@@ -71,6 +87,11 @@ static size_t run(struct world *w, size_t max)
         jobs_finished(w->j, got[k]->id);
     }
     return n;
+}
+
+static size_t run(struct world *w, size_t max)
+{
+    return run_with(w, NULL, max);
 }
 
 static double sum(const struct world *w, size_t from, size_t to)
@@ -180,6 +201,84 @@ static void test_returns_and_models(void)
     jobs_destroy(&w.j);
 }
 
+/* Two workers with a model each, as fast as each other. Ann can use both, and ben one: all of it is
+ * his, however many jobs they take at a time. */
+static void test_few_workers(void)
+{
+    static const size_t grants[] = {1, 8, 32};
+    static char models[2][3] = {"m1", "m2"};
+    for (size_t i = 0; i < 3; i++) {
+        struct world w;
+        begin(&w);
+        add_batch(&w, "ann", 100, 400, 100, 200);
+        add_batch_for(&w, "ben", "m2", 100, 400, 100, 200);
+        add_jobs(&w, w.batches[0], 20000);
+        add_jobs(&w, w.batches[1], 20000);
+        for (size_t jobs = 0; jobs < 16000;)
+            jobs += run_with(&w, models[check_rng_below(&w.rng, 2)], grants[i]);
+        jobs_check(w.j);
+        if (!CHECK(w.served[1] > 0.45 * sum(&w, 0, 2)))
+            fprintf(stderr, "    %zu a grant: %.1f %%\n", grants[i],
+                    100 * w.served[1] / sum(&w, 0, 2));
+        jobs_destroy(&w.j);
+    }
+}
+
+/* Who comes shares at once with those who use the same workers: also where those of another model
+ * are twenty times as fast, and where somebody waits for one that nobody has. */
+static void test_newcomers_of_models(void)
+{
+    struct world w;
+    static char fast[] = "fast", slow[] = "slow";
+    begin(&w);
+    add_batch_for(&w, "zed", "nobody's", 100, 400, 100, 200);
+    add_batch_for(&w, "ann", fast, 100, 400, 100, 200);
+    add_batch_for(&w, "ben", slow, 100, 400, 100, 200);
+    add_batch_for(&w, "cal", fast, 100, 400, 100, 200);
+    add_batch_for(&w, "dan", slow, 100, 400, 100, 200);
+    for (size_t i = 0; i < w.count; i++)
+        add_jobs(&w, w.batches[i], i < 3 ? 40000 : 0);
+    for (int step = 0; step < 20000; step++)
+        run_with(&w, check_rng_below(&w.rng, 21) == 0 ? slow : fast, 1);
+    double ann = w.served[1], ben = w.served[2];
+    CHECK(ann > 15 * ben && ben > 0);
+    add_jobs(&w, w.batches[3], 20000);
+    add_jobs(&w, w.batches[4], 20000);
+    for (int step = 0; step < 12000; step++)
+        run_with(&w, check_rng_below(&w.rng, 21) == 0 ? slow : fast, 1);
+    check_ratio(w.served[1] - ann, w.served[3], 1, 0.06, "those with the fast ones");
+    check_ratio(w.served[2] - ben, w.served[4], 1, 0.15, "those with the slow one");
+    jobs_check(w.j);
+    jobs_destroy(&w.j);
+}
+
+/* What may start nowhere has saved no turns up when it may. */
+static void test_paused(void)
+{
+    struct world w;
+    begin(&w);
+    add_batch(&w, "ann", 100, 400, 100, 200);
+    add_batch(&w, "ben", 100, 400, 100, 200);
+    add_batch(&w, "ben", 100, 400, 100, 200);
+    for (size_t i = 0; i < w.count; i++)
+        add_jobs(&w, w.batches[i], 20000);
+    struct rec_SCHEDULE schedule = {.priority = 100, .paused = true};
+    for (size_t i = 1; i < 3; i++)
+        CHECK_ERR(jobs_reschedule(w.j, w.batches[i], &schedule), ERR_OK);
+    for (int step = 0; step < 500; step++)
+        run(&w, 16);
+    CHECK(sum(&w, 1, 3) == 0);
+    schedule.paused = false;
+    for (size_t i = 1; i < 3; i++)
+        CHECK_ERR(jobs_reschedule(w.j, w.batches[i], &schedule), ERR_OK);
+    double ann = w.served[0];
+    for (int step = 0; step < 200; step++)
+        run(&w, 16);
+    check_ratio(w.served[0] - ann, sum(&w, 1, 3), 1, 0.06, "a user who was paused");
+    check_ratio(w.served[1], w.served[2], 1, 0.1, "his batches");
+    jobs_destroy(&w.j);
+}
+
 /* What was charged in excess comes back, but is no turn saved up: neither after large jobs that
  * were handed back, nor after those that were guessed much too large. */
 static void test_nothing_saved_up(void)
@@ -251,6 +350,9 @@ int main(void)
     test_priority();
     test_newcomer();
     test_returns_and_models();
+    test_few_workers();
+    test_newcomers_of_models();
+    test_paused();
     test_nothing_saved_up();
     test_wrong_guess();
     test_estimate();
