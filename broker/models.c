@@ -48,7 +48,7 @@ static const struct models_file *find_file(const struct models_worker *w, const 
 static bool serves(const struct models_worker *w, const struct models_demand *d)
 {
     const struct models_file *f = w->loading[0] != '\0' ? find_hash(w, w->loading) : &w->files[0];
-    return f != NULL && w->count > 0 && models_suits(f, d->model);
+    return f != NULL && w->count > 0 && (d->model[0] == '\0' || models_suits(f, d->model));
 }
 
 /* What is computed for one decision. */
@@ -94,7 +94,8 @@ static void look(struct models_state *s, struct picture *p)
     *s = next;
 }
 
-/* The most urgent demand that the worker's model is for; demand_count: none. */
+/* The most urgent demand that the worker's model is for, by name before "any"; demand_count: none.
+ */
 static size_t occupied_with(const struct picture *p, const struct models_worker *w)
 {
     size_t best = p->demand_count;

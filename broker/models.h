@@ -7,7 +7,9 @@
  * who has none takes a turn on the worker of one that has. Turns are long enough for a load to be
  * no more than about a tenth of them, and no longer than five minutes. A second worker only changes
  * when what is left takes the first ones much longer than the change. A demand of lower priority
- * waits until a worker has nothing better to do, as its jobs would.
+ * waits until a worker has nothing better to do, as its jobs would. What asks for no model runs
+ * with any, but not while one is loaded: it occupies every worker that nothing as urgent does by
+ * name.
  *
  * Who lacks the file may fetch it from the broker beside its work; one at a time does, so that a
  * small batch is not sent everywhere.
@@ -31,7 +33,7 @@ struct models_file {
 
 /* Batches that ask for the same model, and have lines that wait. */
 struct models_demand {
-    const char *model;     /* name or hash, as they say it */
+    const char *model;     /* name or hash, as they say it; "": any will do, which is loaded */
     uint64_t priority;     /* the highest */
     double tokens;         /* about so many are to be computed */
     const char *fetchable; /* hash of the broker's file that suits; "": it has none */
@@ -71,7 +73,7 @@ struct models_order {
 /* Whether a job that asks for `model` (name or hash) may run with this file. */
 bool models_suits(const struct models_file *f, const char *model);
 /* The next thing to tell a worker, if any; the caller does so, and asks again with it in the
- * picture. demands: at most MODELS_MAX_DEMANDS, each model once. */
+ * picture. demands: at most MODELS_MAX_DEMANDS, each model once, "" last. */
 bool models_decide(struct models_state *s, const struct models_demand *demands, size_t demand_count,
                    const struct models_worker *workers, size_t worker_count, uint64_t now_ns,
                    struct models_order *ret);

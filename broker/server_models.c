@@ -98,14 +98,22 @@ static const struct catalog_file *find_file(const struct server *s, const char *
 /* What waits, in order of priority and age. */
 static size_t gather_demands(const struct server *s, struct models_demand *ret)
 {
+    struct models_demand any = {.model = "", .fetchable = ""};
     size_t count = 0;
     for (const struct batch *b = jobs_first_waiting(s->jobs); b != NULL; b = b->next_waiting) {
         size_t at = 0;
-        if (b->model[0] == '\0' || (!batch_may_start(s->jobs, b) && b->leased == 0))
+        uint64_t waiting = batch_waiting(b), body_bytes = b->bytes / (waiting + b->leased);
+        double tokens = (double)waiting * (double)batch_job_tokens(b, body_bytes);
+        if (!batch_may_start(s->jobs, b) && b->leased == 0)
             continue;
+        if (b->model[0] == '\0') {
+            any.priority = max_u64(any.priority, b->schedule.priority);
+            any.tokens += tokens;
+            continue;
+        }
         while (at < count && strcmp(ret[at].model, b->model) != 0)
             at++;
-        if (at == MODELS_MAX_DEMANDS)
+        if (at == MODELS_MAX_DEMANDS - 1)
             continue; /* the first ones end some time */
         if (at == count) {
             const struct catalog_file *f = find_file(s, b->model);
@@ -114,10 +122,10 @@ static size_t gather_demands(const struct server *s, struct models_demand *ret)
                                                   .fetchable = f == NULL ? "" : f->hash,
                                                   .bytes = f == NULL ? 0 : f->bytes};
         }
-        uint64_t waiting = batch_waiting(b);
-        uint64_t body_bytes = b->bytes / (waiting + b->leased);
-        ret[at].tokens += (double)waiting * (double)batch_job_tokens(b, body_bytes);
+        ret[at].tokens += tokens;
     }
+    if (count > 0 && any.priority > 0)
+        ret[count++] = any;
     return count;
 }
 

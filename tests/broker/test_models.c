@@ -175,6 +175,35 @@ static void test_priority(void)
     CHECK_INT(wait_for(&b, &o), 0);
 }
 
+/* What asks for no model runs with the one that is loaded: it is not interrupted for a lower
+ * priority, and shares with its own. */
+static void test_any(void)
+{
+    struct models_order o;
+    struct bed b = bed_of(2);
+    demand(&b, "b", 100, 1e7);
+    demand(&b, "", 101, 1e7);
+    CHECK_INT(wait_for(&b, &o), 10000);
+    b.demands[0].priority = 102;
+    b.state.count = 0;
+    CHECK_INT(wait_for(&b, &o), 10); /* a load's time */
+    b.demands[0].priority = 101;
+    b.state.count = 0;
+    CHECK_INT(wait_for(&b, &o), 100); /* a turn */
+    load(&b.fakes[o.worker], 1, b.now_s);
+    CHECK_INT(wait_for(&b, &o), 10000);
+    b.demand_count = 1; /* the other one helps, with nothing else to do */
+    CHECK_INT(wait_for(&b, &o), 0);
+    /* Who has a model by name is asked by what that is worth. */
+    b = bed_of(2);
+    demand(&b, "a", 100, 1e7);
+    demand(&b, "b", 100, 1e7);
+    demand(&b, "", 100, 1e7);
+    CHECK_INT(wait_for(&b, &o), 100);
+    load(&b.fakes[o.worker], 1, b.now_s);
+    CHECK_INT(wait_for(&b, &o), 10000); /* one each */
+}
+
 static void test_halves(void)
 {
     struct models_order o;
@@ -294,6 +323,7 @@ int main(void)
     test_idle_changes_at_once();
     test_turns();
     test_priority();
+    test_any();
     test_halves();
     test_fetches();
     test_days();

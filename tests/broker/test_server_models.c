@@ -168,6 +168,39 @@ static void test_two_names(void)
     close_peer(&other);
 }
 
+/* A batch that asks for no model is work: no model is loaded for one of lower priority before it is
+ * through. */
+static void test_any(void)
+{
+    pid_t broker = start("any", "5000", "5000");
+    struct peer c = open_peer(), w = open_peer();
+    struct msg m = {.type = MSG_TYPE_BATCH_NEW};
+    m.batch_new.batch = STR_LIT("urgent");
+    m.batch_new.priority = 200;
+    CHECK_INT(call(&c, &m), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&c, "urgent", 1, 10, 0), MSG_TYPE_SUBMIT_OK);
+    CHECK_INT(batch_new(&c, "low", "large", ""), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&c, "low", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    hello(&w, "w1", 2, false);
+    m = (struct msg){.type = MSG_TYPE_BEAT};
+    m.beat.session = w.session;
+    for (int i = 0; i < 60; i++) {
+        send_msg(&w, &m);
+        EXPECT(&w, MSG_TYPE_BEAT_OK);
+        CHECK_INT(w.m.beat_ok.load.len, 0);
+        clock_sleep_ns(10 * NS_PER_MS);
+    }
+    CHECK(str_eq(status(&c, "low")->problem,
+                 STR_LIT("waits for its turn: who has model large runs another one now")));
+    m = (struct msg){.type = MSG_TYPE_CANCEL};
+    m.cancel.batch = STR_LIT("urgent");
+    CHECK_INT(call(&c, &m), MSG_TYPE_CANCEL_OK);
+    CHECK(str_eq(await_order(&w, "", false)->load, STR_LIT("11ff")));
+    CHECK_INT(stop(broker), 0);
+    close_peer(&c);
+    close_peer(&w);
+}
+
 /* Who drains begins nothing: as if it were not there. */
 static void test_draining(void)
 {
@@ -289,6 +322,7 @@ int main(int argc, char **argv)
     test_deadly();
     test_names();
     test_two_names();
+    test_any();
     test_draining();
     test_fetch();
     zmq_ctx_term(ctx);
