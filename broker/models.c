@@ -13,7 +13,8 @@ static const double guess_tokens_per_s = 500, guess_fetch_bytes_per_s = 100e6;
 
 bool models_suits(const struct models_file *f, const char *model)
 {
-    return strcmp(f->name, model) == 0 || strcmp(f->hash, model) == 0;
+    return strcmp(f->name, model) == 0 || strcmp(f->hash, model) == 0 ||
+           (f->also != NULL && strcmp(f->also, model) == 0);
 }
 
 static const struct models_file *find_hash(const struct models_worker *w, const char *hash)
@@ -158,7 +159,7 @@ static double cost_of(const struct picture *p, size_t i, const struct models_wor
     double cost_s = load_s(w, file != NULL ? file->bytes : d->bytes);
     if (file == NULL) {
         if (!w->fetches || w->fetching[0] != '\0' || d->fetchable[0] == '\0' ||
-            !may_have(w, d->fetchable))
+            !may_have(w, d->fetchable) || find_hash(w, d->fetchable) != NULL)
             return -1;
         cost_s += (double)d->bytes / guess_fetch_bytes_per_s;
     }

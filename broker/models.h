@@ -29,6 +29,7 @@ enum { MODELS_MAX_DEMANDS = 64, MODELS_MAX_CANNOT = 8 };
 struct models_file {
     const char *name, *hash, *quantization;
     uint64_t bytes;
+    const char *also; /* what the broker's folder calls this file; NULL: it has none */
 };
 
 /* Batches that ask for the same model, and have lines that wait. */
@@ -70,7 +71,8 @@ struct models_order {
     const struct models_demand *demand;
 };
 
-/* Whether a job that asks for `model` (name or hash) may run with this file. */
+/* Whether a job that asks for `model` (name, here or in the broker's folder, or hash) may run with
+ * this file. */
 bool models_suits(const struct models_file *f, const char *model);
 /* The next thing to tell a worker, if any; the caller does so, and asks again with it in the
  * picture. demands: at most MODELS_MAX_DEMANDS, each model once, "" last. */

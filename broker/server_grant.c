@@ -15,6 +15,13 @@ bool worker_has_model(void *user, const char *model)
     return models_suits(&w->models[0], model);
 }
 
+/* As the worker knows it: what the broker's folder calls the file, it may not. */
+static struct str model_for(const struct session *w, const char *model)
+{
+    bool knows = model[0] == '\0' || strcmp(w->models[0].name, model) == 0;
+    return str_of(knows ? model : w->models[0].hash);
+}
+
 static void send_grant(struct server *s, struct session *w, struct ledger_op *op)
 {
     struct rec_GRANT_JOB jobs[MAX_GRANT_JOBS];
@@ -29,15 +36,16 @@ static void send_grant(struct server *s, struct session *w, struct ledger_op *op
             w->granted--;
             continue;
         }
-        jobs[m.grant.jobs.count++] = (struct rec_GRANT_JOB){.job = job->id,
-                                                            .epoch = g->epoch,
-                                                            .attempt = job->attempts + 1u,
-                                                            .batch = str_of(job->batch->name),
-                                                            .line = job->line,
-                                                            .custom_id = g->ret_custom_id,
-                                                            .model = str_of(job->batch->model),
-                                                            .body = g->ret_body,
-                                                            .checkpoint = jobs_checkpoint(job)};
+        jobs[m.grant.jobs.count++] =
+            (struct rec_GRANT_JOB){.job = job->id,
+                                   .epoch = g->epoch,
+                                   .attempt = job->attempts + 1u,
+                                   .batch = str_of(job->batch->name),
+                                   .line = job->line,
+                                   .custom_id = g->ret_custom_id,
+                                   .model = model_for(w, job->batch->model),
+                                   .body = g->ret_body,
+                                   .checkpoint = jobs_checkpoint(job)};
     }
     if (m.grant.jobs.count == 0)
         return;

@@ -317,6 +317,8 @@ void chunks_send(struct server *s, struct session *w, const struct msg_model_fet
 
 /* server_models.c */
 void models_tick(struct server *s);
+/* What the broker's folder calls the session's files. */
+void models_know(const struct server *s, struct session *w);
 void models_reload(struct server *s); /* looks at the folder with the next tick */
 void models_close(struct server *s);
 /* What a BEAT says of models, and what its answer does. */

@@ -35,6 +35,14 @@ static void scan_folder(uv_work_t *work)
     scan->err = catalog_scan(&o, &m->catalog, &scan->found, &scan->why);
 }
 
+void models_know(const struct server *s, struct session *w)
+{
+    for (size_t i = 0; i < w->model_count; i++) {
+        const struct catalog_file *f = catalog_find(&s->models.catalog, w->models[i].hash);
+        w->models[i].also = f == NULL ? NULL : f->name;
+    }
+}
+
 static void folder_was_scanned(uv_work_t *work, int status)
 {
     struct folder_scan *scan = work->data;
@@ -46,6 +54,8 @@ static void folder_was_scanned(uv_work_t *work, int status)
             log_info("models to fetch folder=%s files=%zu", s->o.models, scan->found.count);
         catalog_free(&m->catalog);
         m->catalog = scan->found;
+        for (struct session *w = s->sessions; w != NULL; w = w->next)
+            models_know(s, w); /* the names were in the old one */
         m->said_bad = false;
     } else if (status == 0 && scan->err != ERR_CANCELLED && !m->said_bad) {
         m->said_bad = true;
@@ -298,8 +308,19 @@ struct supply {
     size_t connected, ready, loaded, has, may_fetch;   /* the last ones of ready workers */
     size_t leaving;                                    /* of those that drain, who has it */
     const struct session *loading, *fetching, *deadly; /* one of them; NULL: none */
-    const struct catalog_file *file;                   /* the broker's */
+    const struct models_file
+        *renamed;                    /* the file, of a name that is not the broker's; NULL: none */
+    const struct catalog_file *file; /* the broker's */
 };
+
+static const struct models_file *find_same(const struct session *w, const char *hash)
+{
+    for (size_t i = 0; i < w->model_count; i++) {
+        if (strcmp(w->models[i].hash, hash) == 0)
+            return &w->models[i];
+    }
+    return NULL;
+}
 
 static struct supply supply_of(const struct server *s, const char *model)
 {
@@ -328,7 +349,9 @@ static struct supply supply_of(const struct server *s, const char *model)
             r.loading = w;
         if (r.file != NULL && strcmp(w->fetch, r.file->hash) == 0)
             r.fetching = w;
-        r.may_fetch += r.file != NULL && w->fetches && may_have(s, w, r.file->hash);
+        const struct models_file *same = has || r.file == NULL ? NULL : find_same(w, r.file->hash);
+        r.renamed = same != NULL ? same : r.renamed;
+        r.may_fetch += r.file != NULL && same == NULL && w->fetches && may_have(s, w, r.file->hash);
     }
     return r;
 }
@@ -338,7 +361,10 @@ static void say_nobody(const struct server *s, const char *model, const struct s
 {
     char names[400];
     name_models(s, names, sizeof names);
-    if (r->file != NULL)
+    if (r->renamed != NULL)
+        err_set(ret, ERR_OK, "who has the file of model %s has it as %s: ask for that, or for %s",
+                model, r->renamed->name, r->renamed->hash);
+    else if (r->file != NULL)
         err_set(ret, ERR_OK,
                 "no worker has model %s or can fetch it from the broker (workers with --models "
                 "DIR do; there is: %s)",

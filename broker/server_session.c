@@ -222,6 +222,7 @@ static struct session *new_session(struct server *s, const struct proto_peer *fr
         free_session(w);
         return NULL;
     }
+    models_know(s, w);
     return w;
 }
 

@@ -56,7 +56,8 @@ enum {
     F(STR, batch, PROTO_MAX_ID_BYTES, REQ, "batch id")                                             \
     F(U64, line, 0, REQ, "line number in the batch's input, from 1")                               \
     F(STR, custom_id, PROTO_MAX_CUSTOM_ID_BYTES, OPT, "the user's id")                             \
-    F(STR, model, PROTO_MAX_ID_BYTES, OPT, "model name or hash the batch asks for; empty: any")    \
+    F(STR, model, PROTO_MAX_ID_BYTES, OPT,                                                         \
+      "the model's name or hash, as the worker has it; empty: any")                                \
     F(BIN, body, PROTO_MAX_BODY_BYTES, REQ, "the request: REC_REQUEST")                            \
     F(BIN, checkpoint, PROTO_MAX_CHECKPOINT_BYTES, OPT, "REC_CHECKPOINT of an earlier lease")
 

@@ -111,6 +111,12 @@ static void test_idle_changes_at_once(void)
     b.demands[0].tokens = 50e3;
     CHECK_INT(wait_for(&b, &o), 0);
     CHECK_INT(o.worker, 0);
+    /* By the broker's name for it as by its own. */
+    b = bed_of(1);
+    demand(&b, "z", 100, 100);
+    b.fakes[0].files[2].also = "z";
+    CHECK_INT(wait_for(&b, &o), 0);
+    CHECK_STR(o.hash, "hash-c");
     /* By hash as by name; who drains or lacks it is left alone. */
     b = bed_of(1);
     demand(&b, "hash-c", 100, 100);
@@ -229,6 +235,14 @@ static void test_fetches(void)
     b.demands[1].fetchable = "hash-b";
     b.demands[1].bytes = 1000;
     CHECK_INT(wait_for(&b, &o), 10000); /* nobody may */
+    for (size_t i = 0; i < 3; i++) {    /* they have it, of another name */
+        b.fakes[i].w.fetches = true;
+        b.fakes[i].files[0].hash = "hash-b";
+    }
+    CHECK_INT(wait_for(&b, &o), 10000);
+    for (size_t i = 0; i < 3; i++)
+        b.fakes[i].files[0].hash = "hash-a";
+    b.state.count = 0;
     for (size_t i = 0; i < 3; i++)
         b.fakes[i].w.fetches = true;
     b.fakes[0].w.cannot[0] = "hash-b";

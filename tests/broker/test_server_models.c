@@ -307,6 +307,83 @@ static void test_fetch(void)
     more[0] = more[1] = NULL;
 }
 
+/* Nothing is fetched or loaded, and what waits is granted, as the worker knows its file. */
+static void grant_as(struct peer *c, struct peer *w, const char *model, const char *as)
+{
+    static uint64_t credit;
+    CHECK_INT(batch_new(c, model, model, ""), MSG_TYPE_BATCH_OK);
+    CHECK_INT(c->m.batch_ok.warning.len, 0);
+    CHECK_INT(submit(c, model, 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    struct msg m = {.type = MSG_TYPE_BEAT};
+    m.beat.session = w->session;
+    for (int i = 0; i < 40; i++) {
+        send_msg(w, &m);
+        EXPECT(w, MSG_TYPE_BEAT_OK);
+        CHECK(w->m.beat_ok.fetch.len == 0 && w->m.beat_ok.load.len == 0);
+        clock_sleep_ns(10 * NS_PER_MS);
+    }
+    pull(w, ++credit);
+    EXPECT(w, MSG_TYPE_GRANT);
+    CHECK(str_eq(w->m.grant.jobs.items[0].model, str_of(as)));
+}
+
+/* What the broker has looked at; a worker is connected. */
+static void await_first(struct peer *c, const char *name)
+{
+    struct msg m = {.type = MSG_TYPE_MODELS};
+    for (int i = 0; i < 1000; i++) {
+        CHECK_INT(call(c, &m), MSG_TYPE_MODELS_OK);
+        if (str_eq(c->m.models_ok.models.items[0].name, str_of(name)))
+            return;
+        clock_sleep_ns(10 * NS_PER_MS);
+    }
+    CHECK_STR("never there", name);
+}
+
+/* The worker has a file of the broker's folder, under another name: it need not fetch it, and runs
+ * what asks for it by either name. */
+static void test_other_name(void)
+{
+    char path[200], other[200], hash[33];
+    static const char file[] = "GGUF, or so";
+    struct err_msg why;
+    hash128_hex(file, sizeof file, hash);
+    snprintf(path, sizeof path, "%s/offered", dir);
+    CHECK_INT(mkdir(path, 0755), 0);
+    more[0] = "--models";
+    more[1] = strdup(path);
+    snprintf(path, sizeof path, "%s/offered/a.gguf", dir);
+    snprintf(other, sizeof other, "%s/offered/b.gguf", dir);
+    CHECK_OK(file_write_atomic(path, file, sizeof file, &why), why);
+    pid_t broker = start("other_name", "5000", "5000");
+    struct peer c = open_peer(), w = open_peer();
+    models[0] = (struct rec_MODEL){.name = STR_LIT("old"), .hash = str_of(hash)};
+    hello(&w, "w1", 1, true);
+    models[0] = (struct rec_MODEL){.name = STR_LIT("tiny"), .hash = STR_LIT("00ff")};
+    await_first(&c, "a");
+    grant_as(&c, &w, "a", hash);
+    grant_as(&c, &w, "old", "old");
+    grant_as(&c, &w, hash, hash);
+    CHECK_INT(rename(path, other), 0);
+    kill(broker, SIGHUP);
+    await_first(&c, "b");
+    grant_as(&c, &w, "b", hash);
+    /* Two names there: the first counts, and who asks for the other is told. */
+    CHECK_OK(file_write_atomic(path, file, sizeof file, &why), why);
+    kill(broker, SIGHUP);
+    await_first(&c, "a");
+    CHECK_INT(batch_new(&c, "second", "b", ""), MSG_TYPE_BATCH_OK);
+    CHECK_INT(submit(&c, "second", 1, 1, 0), MSG_TYPE_SUBMIT_OK);
+    snprintf(path, sizeof path,
+             "who has the file of model b has it as old: ask for that, or for %s", hash);
+    CHECK(str_eq(status(&c, "second")->problem, str_of(path)));
+    CHECK_INT(stop(broker), 0);
+    close_peer(&c);
+    close_peer(&w);
+    free((char *)(uintptr_t)more[1]);
+    more[0] = more[1] = NULL;
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2)
@@ -325,6 +402,7 @@ int main(int argc, char **argv)
     test_any();
     test_draining();
     test_fetch();
+    test_other_name();
     zmq_ctx_term(ctx);
     check_remove(dir);
     return check_report();

@@ -122,6 +122,7 @@ def fetches(bench):
     os.mkdir(offered)
     os.mkdir(own)
     shutil.copy(bench.model("q8_0"), offered)
+    shutil.copy(bench.model("q4_k_m"), os.path.join(offered, "renamed.gguf"))
     size = os.path.getsize(bench.model("q8_0"))
     c = Cluster(bench, "fetch", "--models", offered)
     argv = ["-m", bench.model("q4_k_m"), "--models", own]
@@ -149,6 +150,9 @@ def fetches(bench):
     log = bench.output(f"{again.name}.err")
     bench.has(log, f"bytes={size} there={there}", "the worker's log: it goes on where it was")
     bench.same(len([m for m in c.models() if m["name"] == LARGE]), 2, "who has it: broker and worker")
+    bench.same(c.submit("renamed", 2, "--model", "renamed").count("warning"), 0, "warnings for a file of two names")
+    check_models(bench, c.results("renamed"), 2, SMALL)
+    bench.same(bench.output(f"{again.name}.err").count("fetching a model"), 1, "what was fetched: not what was there")
     wire.close()
     c.stop()
 
