@@ -1,10 +1,15 @@
 /* See supervisor.h. */
 #include "worker/supervisor.h"
 
+#include <errno.h>
 #include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -15,6 +20,7 @@
 #include "worker/options.h"
 
 static const uint64_t healthy_ns = 60 * NS_PER_S;
+static const uint64_t start_most_ns = 30 * 60 * NS_PER_S; /* as the unit's TimeoutStartSec */
 enum { WAIT_FIRST_MS = 1000, WAIT_MOST_MS = 30000, MAX_ARGS = 256 };
 
 struct supervisor;
@@ -27,6 +33,11 @@ struct child {
     bool running, over;
     uint64_t started_ns;
     uint64_t wait_ms;
+    /* With a watchdog: where it says that it is well, as to a service manager. */
+    int ear; /* -1: nobody listens */
+    char ear_name[16];
+    bool ready, given_up;
+    uint64_t heard_ns;
 };
 
 struct supervisor {
@@ -99,6 +110,70 @@ static void on_exit_of(uv_process_t *process, int64_t status, int signal_number)
         finish(c, (int)status);
 }
 
+/* ---- the watchdog of each child ---- */
+
+/* At a name that is no file, and that the kernel chooses: nobody else has it. */
+static void open_ear(struct child *c)
+{
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    socklen_t size = sizeof at;
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&at, sizeof at.sun_family) == 0 &&
+        getsockname(fd, (struct sockaddr *)&at, &size) == 0) {
+        int len = (int)(size - offsetof(struct sockaddr_un, sun_path)) - 1;
+        snprintf(c->ear_name, sizeof c->ear_name, "@%.*s", len, at.sun_path + 1);
+        c->ear = fd;
+        return;
+    }
+    log_warn("one that stands still will not be noticed worker=%s error=\"%s\"", c->who.name,
+             strerror(errno));
+    if (fd >= 0)
+        close(fd);
+}
+
+/* What waits at its ear, also of its last life. */
+static void listen_to(struct child *c, uint64_t now_ns)
+{
+    char text[512];
+    ssize_t n;
+    while (c->ear >= 0 && (n = recv(c->ear, text, sizeof text - 1, 0)) >= 0) {
+        text[n] = '\0';
+        if (strstr(text, "READY=1") == NULL && strstr(text, "WATCHDOG=1") == NULL)
+            continue;
+        c->ready = true;
+        c->heard_ns = now_ns;
+    }
+}
+
+static void watch(struct child *c, uint64_t now_ns)
+{
+    listen_to(c, now_ns);
+    uint64_t most_ns = c->ready ? c->owner->notify.watchdog_ns : start_most_ns;
+    if (c->ear < 0 || !c->running || c->given_up || now_ns - c->heard_ns <= most_ns)
+        return;
+    log_error("worker gives no sign of life, killing it worker=%s silent_s=%llu", c->who.name,
+              (unsigned long long)((now_ns - c->heard_ns) / NS_PER_S));
+    c->given_up = true;
+    uv_process_kill(&c->process, SIGKILL);
+}
+
+/* The environment is a child's: with its ear in it, or nothing. */
+static void show_ear(const struct child *c)
+{
+    char usec[32];
+    if (c->ear < 0)
+        return;
+    snprintf(usec, sizeof usec, "%llu", (unsigned long long)(c->owner->notify.watchdog_ns / 1000));
+    setenv("NOTIFY_SOCKET", c->ear_name, 1);
+    setenv("WATCHDOG_USEC", usec, 1);
+}
+
+static void hide_ear(void)
+{
+    unsetenv("NOTIFY_SOCKET");
+    unsetenv("WATCHDOG_USEC");
+}
+
 static void start(struct child *c)
 {
     struct supervisor *s = c->owner;
@@ -132,7 +207,12 @@ static void start(struct child *c)
                               .stdio_count = 3};
     c->process.data = c;
     c->started_ns = clock_mono_ns();
+    listen_to(c, c->started_ns);
+    c->heard_ns = c->started_ns;
+    c->ready = c->given_up = false;
+    show_ear(c);
     int e = uv_spawn(&s->loop, &c->process, &p);
+    hide_ear();
     c->running = e == 0;
     if (e != 0) {
         log_error("worker does not start worker=%s error=\"%s\"", c->who.name, uv_strerror(e));
@@ -173,7 +253,10 @@ static void on_hangup(uv_signal_t *handle, int number)
 static void on_timer(uv_timer_t *timer)
 {
     struct supervisor *s = timer->data;
-    notify_feed(&s->notify, clock_mono_ns());
+    uint64_t now_ns = clock_mono_ns();
+    notify_feed(&s->notify, now_ns);
+    for (size_t i = 0; i < s->count; i++)
+        watch(&s->children[i], now_ns);
     if (s->options->die_with_parent && getppid() != s->parent && !s->stopping)
         stop_all(s);
 }
@@ -230,9 +313,11 @@ int supervisor_run(const struct supervisor_options *o)
     s->wait_first_ms = o->wait_first_ms != 0 ? o->wait_first_ms : WAIT_FIRST_MS;
     s->count = o->count;
     for (size_t i = 0; i < s->count; i++)
-        s->children[i] =
-            (struct child){.owner = s, .who = o->children[i], .wait_ms = s->wait_first_ms};
+        s->children[i] = (struct child){
+            .owner = s, .who = o->children[i], .wait_ms = s->wait_first_ms, .ear = -1};
     notify_open(&s->notify);
+    for (size_t i = 0; i < s->count && s->notify.watchdog_ns > 0; i++)
+        open_ear(&s->children[i]);
     if (!find_path(s) || !open_loop(s)) {
         log_error("cannot start workers: no event loop");
         free(s);
@@ -245,6 +330,10 @@ int supervisor_run(const struct supervisor_options *o)
     uv_walk(&s->loop, close_handle, NULL);
     uv_run(&s->loop, UV_RUN_DEFAULT);
     uv_loop_close(&s->loop);
+    for (size_t i = 0; i < s->count; i++) {
+        if (s->children[i].ear >= 0)
+            close(s->children[i].ear);
+    }
     notify_close(&s->notify);
     int code = s->exit_code;
     free(s);

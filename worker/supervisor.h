@@ -5,6 +5,9 @@
  *       |  +--another exit, a signal--> WAITING 1, 2, 4 .. 30 s --+
  *       +---------------------------------------------------------+
  *
+ * With a service manager's watchdog each child has one of the same time: what is silent for longer
+ * (after READY=1; before it for half an hour) is killed, and starts again as what died.
+ *
  * A child that ran for a minute starts its waits from 1 s again. SIGTERM and SIGINT go on to the
  * children as SIGTERM; then nothing is started any more. It touches no GPU. */
 #ifndef OCTO_WORKER_SUPERVISOR_H

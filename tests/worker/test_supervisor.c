@@ -1,14 +1,18 @@
 /* The supervisor over children that are this program again, told by --device what to do: end well,
- * end for good, die twice by a signal and then end well, wait for SIGTERM. What a child did is
- * counted in a file by its bytes. */
+ * end for good, die twice by a signal and then end well, wait for SIGTERM; and under a watchdog
+ * stand still, and be well meanwhile. What a child did is counted in a file by its bytes. */
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include "base/clock.h"
+#include "base/notify.h"
 #include "check.h"
 #include "worker/supervisor.h"
 
-enum { DEATHS = 2 };
+enum { DEATHS = 2, WATCHDOG_MS = 2000 };
 
 static void on_term(int number)
 {
@@ -30,6 +34,37 @@ static long count_start(const char *dir, const char *device)
     return stat(path, &st) == 0 ? (long)st.st_size : -1;
 }
 
+static long starts_at(const char *dir, const char *device)
+{
+    char path[512];
+    struct stat st;
+    snprintf(path, sizeof path, "%s/%s", dir, device);
+    return stat(path, &st) == 0 ? (long)st.st_size : 0;
+}
+
+/* Well until the one that stands still has been started again. */
+static int is_well(const char *dir)
+{
+    struct notify n;
+    notify_open(&n);
+    notify_send(&n, "READY=1");
+    while (starts_at(dir, "still") < 2) {
+        notify_feed(&n, clock_mono_ns());
+        clock_sleep_ns(notify_interval_ms(&n) * NS_PER_MS);
+    }
+    return n.watchdog_ns == WATCHDOG_MS * NS_PER_MS ? 0 : 3;
+}
+
+static int stands_still(long starts)
+{
+    struct notify n;
+    notify_open(&n);
+    notify_send(&n, "READY=1\nSTATUS=well");
+    if (starts == 1)
+        raise(SIGSTOP);
+    return starts == 2 ? 0 : 3;
+}
+
 /* child DIR --device WHAT --name NAME --die-with-parent */
 static int child(int argc, char **argv)
 {
@@ -44,6 +79,10 @@ static int child(int argc, char **argv)
         raise(SIGKILL);
     if (strcmp(what, "lost") == 0 && starts <= DEATHS)
         return 4;
+    if (strcmp(what, "feeds") == 0)
+        return is_well(argv[2]);
+    if (strcmp(what, "still") == 0)
+        return stands_still(starts);
     if (strcmp(what, "waits") == 0) {
         signal(SIGTERM, on_term);
         kill(getppid(), SIGTERM);
@@ -56,9 +95,8 @@ static int child(int argc, char **argv)
 static long starts_of(const char *dir, const char *device)
 {
     char path[512];
-    struct stat st;
+    long starts = starts_at(dir, device);
     snprintf(path, sizeof path, "%s/%s", dir, device);
-    long starts = stat(path, &st) == 0 ? (long)st.st_size : 0;
     unlink(path);
     return starts;
 }
@@ -70,6 +108,28 @@ static int run(char *dir, const struct supervisor_child *children, size_t count)
     struct supervisor_options o = {
         .argv = argv, .argc = 3, .children = children, .count = count, .wait_first_ms = 1};
     return supervisor_run(&o);
+}
+
+/* A service manager has a watchdog on us: each child has one, too. */
+static void test_watchdog(char *dir)
+{
+    static const struct supervisor_child watched[] = {{"still", "a"}, {"feeds", "b"}};
+    char usec[32], name[64];
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    snprintf(name, sizeof name, "@octo-supervisor-%d", (int)getpid());
+    memcpy(at.sun_path + 1, name + 1, strlen(name) - 1);
+    CHECK(bind(fd, (struct sockaddr *)&at,
+               (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name))) == 0);
+    snprintf(usec, sizeof usec, "%d", WATCHDOG_MS * 1000);
+    setenv("NOTIFY_SOCKET", name, 1);
+    setenv("WATCHDOG_USEC", usec, 1);
+    unsetenv("WATCHDOG_PID");
+    CHECK_INT(run(dir, watched, 2), 0);
+    CHECK_INT(starts_of(dir, "still"), 2);
+    CHECK_INT(starts_of(dir, "feeds"), 1);
+    CHECK(getenv("NOTIFY_SOCKET") == NULL);
+    close(fd);
 }
 
 int main(int argc, char **argv)
@@ -91,6 +151,7 @@ int main(int argc, char **argv)
     static const struct supervisor_child waiting[] = {{"waits", "a"}};
     CHECK_INT(run(dir, waiting, 1), 0);
     CHECK_INT(starts_of(dir, "waits"), 1);
+    test_watchdog(dir);
     rmdir(dir);
     return check_report();
 }
