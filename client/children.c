@@ -121,8 +121,12 @@ static void on_exit_of(uv_process_t *process, int64_t status, int signal_number)
     }
     if (c->owner->on_notice != NULL)
         c->owner->on_notice(c->owner->user);
-    log_warn("%s ended, starting it again exit=%lld signal=%d wait_ms=%u", c->spec.name,
-             (long long)status, signal_number, c->wait_ms);
+    char words[300] = "";
+    if (c->quick_deaths <= 1) /* of several in a row the first says it */
+        last_words(c, words, sizeof words);
+    log_warn("%s ended, starting it again exit=%lld signal=%d wait_ms=%u%s%s%s", c->spec.name,
+             (long long)status, signal_number, c->wait_ms, words[0] != '\0' ? " last_words=\"" : "",
+             words, words[0] != '\0' ? "\"" : "");
     c->restart_ns = now_ns + c->wait_ms * NS_PER_MS;
     c->wait_ms = c->wait_ms * 2 < WAIT_MOST_MS ? c->wait_ms * 2 : WAIT_MOST_MS;
 }

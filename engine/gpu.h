@@ -35,12 +35,13 @@ struct gpu_device_info {
     uint64_t max_buffer_bytes; /* one buffer; 0: the driver does not tell */
 };
 
-/* All devices of this machine. */
+/* All devices of this machine. ERR_NOT_FOUND: there is no driver. */
 enum err gpu_list(struct gpu_device_info ret[GPU_MAX_DEVICES], size_t *ret_count,
                   struct err_msg *why) MUST_CHECK;
 /* `--device` to an index of the list: NULL or "auto": the first usable hardware device, or the
  * software one if it is alone; a number: that index; other text: the only device whose name
- * contains it (case ignored), else ERR_USAGE with the list. */
+ * contains it (case ignored). ERR_NOT_FOUND (with the list), ERR_USAGE: several have that name,
+ * ERR_UNSUPPORTED: it lacks what is needed. */
 enum err gpu_choose(const struct gpu_device_info *list, size_t count, const char *want,
                     size_t *ret_index, struct err_msg *why) MUST_CHECK;
 

@@ -106,7 +106,7 @@ static enum err create_instance(struct gpu *g, VkInstance *ret, struct err_msg *
     }
     VkResult r = VK_RESULT(vkCreateInstance, &info, NULL, &instance);
     if (r == VK_ERROR_INCOMPATIBLE_DRIVER)
-        return err_set(why, ERR_DEVICE,
+        return err_set(why, ERR_NOT_FOUND,
                        "no Vulkan driver found (vkCreateInstance: VK_ERROR_INCOMPATIBLE_DRIVER); "
                        "the GPU's driver, "
                        "or for the CPU Debian's mesa-vulkan-drivers, brings one");
@@ -387,16 +387,16 @@ static enum err choose_auto(const struct gpu_device_info *list, size_t count, si
         for (size_t i = 0; i < count; i++)
             if (!list[i].software)
                 return err_set(
-                    why, ERR_DEVICE,
+                    why, ERR_UNSUPPORTED,
                     "device %zu, %s, lacks %s; to run on the CPU instead, ask for it: --device %zu",
                     i, list[i].name, list[i].missing, software);
         *ret_index = software;
         return ERR_OK;
     }
     if (count > 0)
-        return err_set(why, ERR_DEVICE, "no usable Vulkan device: %s lacks %s", list[0].name,
+        return err_set(why, ERR_UNSUPPORTED, "no usable Vulkan device: %s lacks %s", list[0].name,
                        list[0].missing);
-    return err_set(why, ERR_DEVICE, "no Vulkan device found");
+    return err_set(why, ERR_NOT_FOUND, "no Vulkan device found");
 }
 
 enum err gpu_choose(const struct gpu_device_info *list, size_t count, const char *want,
@@ -408,7 +408,7 @@ enum err gpu_choose(const struct gpu_device_info *list, size_t count, const char
     if (want[0] != '\0' && strspn(want, "0123456789") == strlen(want)) {
         unsigned long long n = strtoull(want, NULL, 10);
         if (n >= count)
-            return refuse(list, count, ERR_USAGE, "no device ", want, why);
+            return refuse(list, count, ERR_NOT_FOUND, "no device ", want, why);
         chosen = (size_t)n;
     } else {
         for (size_t i = 0; i < count && want[0] != '\0'; i++) {
@@ -418,12 +418,12 @@ enum err gpu_choose(const struct gpu_device_info *list, size_t count, const char
             matches++;
         }
         if (matches == 0)
-            return refuse(list, count, ERR_USAGE, "no device is called ", want, why);
+            return refuse(list, count, ERR_NOT_FOUND, "no device is called ", want, why);
         if (matches > 1)
             return refuse(list, count, ERR_USAGE, "more than one device is called ", want, why);
     }
     if (!list[chosen].usable)
-        return err_set(why, ERR_DEVICE, "device %zu, %s, lacks %s", chosen, list[chosen].name,
+        return err_set(why, ERR_UNSUPPORTED, "device %zu, %s, lacks %s", chosen, list[chosen].name,
                        list[chosen].missing);
     *ret_index = chosen;
     return ERR_OK;
@@ -506,7 +506,7 @@ enum err gpu_create(const struct gpu_options *o, struct gpu **ret, struct err_ms
         goto fail;
     describe(g->physical, &f, o->device_index, &g->info);
     if (!g->info.usable) {
-        e = err_set(why, ERR_DEVICE, "device %u, %s, lacks %s", o->device_index, g->info.name,
+        e = err_set(why, ERR_UNSUPPORTED, "device %u, %s, lacks %s", o->device_index, g->info.name,
                     g->info.missing);
         goto fail;
     }

@@ -2,6 +2,7 @@
  * looking after them never waits for good. The child is this program again. */
 #include "check.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -26,8 +27,10 @@ static int child(const char *what)
         fprintf(stderr, "2026-01-01T00:00:00.000Z info child: bye\n");
         return 3;
     }
-    if (strcmp(what, "dies") == 0)
+    if (strcmp(what, "dies") == 0) {
+        fprintf(stderr, "2026-01-01T00:00:00.000Z error child: the card is gone\n");
         return 4;
+    }
     if (strcmp(what, "stubborn") == 0)
         signal(SIGTERM, SIG_IGN);
     fprintf(stderr, "ready\n");
@@ -103,6 +106,31 @@ static void test_restart(void)
     CHECK(children_pid(c, 0) == 0);
     CHECK_INT(count_in_log("ready"), 2);
     children_destroy(&c);
+}
+
+/* Why it died is said with its first new start, and only then. */
+static void test_last_words(void)
+{
+    struct err_msg why = {{0}};
+    struct buf said = {0};
+    char path[80];
+    snprintf(path, sizeof path, "%s/said.log", dir);
+    int before = dup(2), file = open(path, O_RDWR | O_CREAT | O_APPEND, 0600);
+    CHECK(before >= 0 && dup2(file, 2) == 2);
+    log_init("test", LOG_LEVEL_WARN);
+    struct children *c = start("dies");
+    enum err e = pump_until(c, "started", 3, &why);
+    children_destroy(&c);
+    log_init("test", LOG_LEVEL_ERROR);
+    dup2(before, 2);
+    close(before);
+    close(file);
+    CHECK_OK(e, why);
+    CHECK(file_read(path, 1 << 20, &said, NULL) == ERR_OK && buf_cstr(&said) != NULL);
+    const char *first =
+        strstr(said.data, "exit=4 signal=0 wait_ms=100 last_words=\"the card is gone\"");
+    CHECK(first != NULL && strstr(first, "exit=4 signal=0 wait_ms=200\n") != NULL);
+    buf_free(&said);
 }
 
 /* More deaths in a row than are put up with, but work gets done in between. */
@@ -216,6 +244,7 @@ int main(int argc, char **argv)
     snprintf(log_path, sizeof log_path, "%s/child.log", dir);
     test_pump_returns();
     test_restart();
+    test_last_words();
     test_deaths_between_work();
     test_fatal();
     test_stop();

@@ -66,7 +66,9 @@ def bad_options(bench, good_line):
         ("no model", [flow, "run", good_line, "-o", out], USAGE, ["model"]),
         ("no input", [flow, "run", "-m", model, "-o", out], USAGE, []),
         ("two inputs", [*run, "another.jsonl"], USAGE, ["another.jsonl"]),
-        ("no such device", [*run, "--device", "no-such-card"], None, ["no-such-card"]),
+        ("no such device", [*run, "--device", "no-such-card"], FATAL, ["no-such-card"]),
+        ("no such number", [bench.worker, "--broker", "ipc://" + out, "-m", model, "--device", "99"], FATAL,
+         ["no device 99", "devices: 0"]),
         ("no output", [flow, "run", "-m", model, good_line, "-o", ""], USAGE, ["--output"]),
         ("no such pre-tokenizer", [*run, "--pre-tokenizer", "nope"], FATAL, ["nope", "gpt-2"]),
         ("no such law", [*run, "--governor", "fast"], USAGE, ["fast", "pi, ramp or off"]),
@@ -94,6 +96,10 @@ def bad_options(bench, good_line):
             code = result[0]
         one_line(bench, what, result, code, *parts)
         bench.no_processes(what)
+    before = dict(bench.env)
+    bench.env.update(VK_ICD_FILENAMES="/nowhere/driver.json", VK_DRIVER_FILES="/nowhere/driver.json")
+    one_line(bench, "no driver", bench.run(*run, timeout=20), FATAL, "no Vulkan driver found", "mesa-vulkan-drivers")
+    bench.env = before
     for argv in ([flow, "--help"], [flow, "run", "--help"], [bench.broker, "--help"], [bench.worker, "--help"]):
         _, stdout, _ = bench.run(*argv, code=0)
         bench.check(len(stdout.splitlines()) > 5, f"{argv}: the help is short")

@@ -41,21 +41,21 @@ static void test_choose(void)
 
     index = 99;
     /* A hardware device that lacks something: no silent fall to the CPU. */
-    CHECK_ERR(gpu_choose(list, 2, NULL, &index, &why), ERR_DEVICE);
+    CHECK_ERR(gpu_choose(list, 2, NULL, &index, &why), ERR_UNSUPPORTED);
     CHECK_HAS(why.text, "shaderInt64");
     CHECK_ERR(gpu_choose(list, 4, "nvidia", &index, &why), ERR_USAGE);
     CHECK_HAS(why.text, "more than one");
     CHECK_HAS(why.text, "3 NVIDIA H100");
-    CHECK_ERR(gpu_choose(list, 4, "4", &index, &why), ERR_USAGE);
-    CHECK_ERR(gpu_choose(list, 4, "99999999999999999999", &index, &why), ERR_USAGE);
-    CHECK_ERR(gpu_choose(list, 4, "radeon", &index, &why), ERR_USAGE);
+    CHECK_ERR(gpu_choose(list, 4, "4", &index, &why), ERR_NOT_FOUND);
+    CHECK_ERR(gpu_choose(list, 4, "99999999999999999999", &index, &why), ERR_NOT_FOUND);
+    CHECK_ERR(gpu_choose(list, 4, "radeon", &index, &why), ERR_NOT_FOUND);
     CHECK_HAS(why.text, "radeon");
     CHECK_HAS(why.text, "0 llvmpipe (LLVM 15) (software)");
-    CHECK_ERR(gpu_choose(list, 4, "", &index, &why), ERR_USAGE);
-    CHECK_ERR(gpu_choose(list, 4, "1", &index, &why), ERR_DEVICE);
+    CHECK_ERR(gpu_choose(list, 4, "", &index, &why), ERR_NOT_FOUND);
+    CHECK_ERR(gpu_choose(list, 4, "1", &index, &why), ERR_UNSUPPORTED);
     CHECK_HAS(why.text, "lacks shaderInt64");
-    CHECK_ERR(gpu_choose(list, 0, NULL, &index, &why), ERR_DEVICE);
-    CHECK_ERR(gpu_choose(list, 0, "0", &index, &why), ERR_USAGE);
+    CHECK_ERR(gpu_choose(list, 0, NULL, &index, &why), ERR_NOT_FOUND);
+    CHECK_ERR(gpu_choose(list, 0, "0", &index, &why), ERR_NOT_FOUND);
     CHECK_INT(index, 99); /* untouched on failure */
 }
 
