@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """The Containerfile, the compose file and the Kubernetes manifests: YAML that says what it should, no keys that nobody
 knows; every option one of the programs'; every name one that is defined; the packages of the image those that the
-programs need. Nothing of it is run here (deploy_boot and deploy_slurm run things): no container engine, no network."""
+programs need; keys and models beside them in no image, and not in the repository. Nothing of it is run here
+(deploy_boot and deploy_slurm run things): no container engine, no network."""
 import os
 import re
 import subprocess
@@ -151,6 +152,20 @@ def check_compose(source, programs):
     check(f"/{port} " in whole["services"]["broker"]["healthcheck"]["test"][3], "the health check's port")
 
 
+def check_ignored(source):
+    """What lies beside the compose file, keys among it, goes neither into an image nor into the repository."""
+    whole, = load(os.path.join(source, "deploy", "container", "docker-compose.yaml"))
+    folders = {volume.split(":")[0].split("/")[1] for service in whole["services"].values()
+               for volume in service["volumes"] if volume.startswith("./")}
+    check({"keys", "models"} <= folders, f"folders of volumes: {folders}")
+    for name, keys in ((".gitignore", "*.key"), (".dockerignore", "**/*.key")):
+        path = os.path.join(source, name)
+        text = open(path, encoding="utf-8").read() if os.path.exists(path) else ""
+        patterns = {line.strip("/") for line in text.split("\n")}
+        lacks = ({f"deploy/container/{folder}" for folder in folders} | {keys}) - patterns
+        check(not lacks, f"{name} lacks {sorted(lacks)}")
+
+
 # ---- Kubernetes ----
 
 def check_pod(name, spec, claims, programs):
@@ -227,6 +242,7 @@ def main():
     programs = commands.Programs(build)
     check_image(source, programs)
     check_compose(source, programs)
+    check_ignored(source)
     check_kubernetes(source, programs)
     print("\n".join(problems + [f"{len(problems)} problems"]))
     sys.exit(1 if problems else 0)
