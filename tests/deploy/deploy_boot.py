@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """What `meson install` puts where, and the installed systemd units as a machine runs them: systemd is booted in a
 container over this machine's files (none of them is changed), broker and worker are started with keys, do a batch,
-are reloaded, stand still until the watchdog ends them, and are stopped together. Skipped where nobody may boot a
-container; one that boots must do all of it."""
+then one whose model the worker fetches, are reloaded, stand still until the watchdog ends them, and are stopped
+together. Skipped where nobody may boot a container; one that boots must do all of it."""
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -49,6 +50,9 @@ joined() { for i in $(seq 60); do octoflow status --timeout 1 | grep -q " ready 
 step probe get /readyz
 step batch octoflow submit /etc/octoflow/in.jsonl --batch night --wait
 step status soon 'systemctl status octoflow-broker | grep -q "Status: .*1 batches"'
+head -1 /etc/octoflow/in.jsonl > /tmp/one.jsonl
+step fetch timeout 120 octoflow submit /tmp/one.jsonl --batch other --model octo-tiny-q8_0 --wait
+step state test -n "$(find /var/lib/octoflow-worker-0/ -name octo-tiny-q8_0.gguf)"
 step backup octoflow backup one.db
 step private no_files /var/lib/octoflow/
 step cache test -n "$(ls /var/cache/octoflow-worker-0/)"
@@ -86,20 +90,24 @@ def configure(bench, prefix):
     bench.write("etc/in.jsonl", common.mixed_lines(bench, 10))
     bench.write("etc/test.sh", SCRIPT)
     with open(os.path.join(prefix, "share/octoflow/broker.env"), encoding="utf-8") as f:
-        bench.write("etc/broker.env", f.read())
-    bench.write("etc/worker.env", "OCTOFLOW_BROKER=tcp://127.0.0.1:7420\nOCTOFLOW_WORKER_OPTIONS=--governor off\n"
-                                  "OCTOFLOW_MODEL=/srv/octo-tiny.gguf\n")
+        bench.write("etc/broker.env", f.read().replace("_OPTIONS=", "_OPTIONS=--models /srv/models "))
+    bench.write("etc/worker.env", "OCTOFLOW_BROKER=tcp://127.0.0.1:7420\nOCTOFLOW_WORKER_OPTIONS=--governor off "
+                                  "--models /var/lib/octoflow-worker-0/models\nOCTOFLOW_MODEL=/srv/octo-tiny.gguf\n")
+    os.mkdir(bench.path("models"))
+    shutil.copyfile(bench.model("q8_0"), bench.path("models/octo-tiny-q8_0.gguf"))
     for name, text in (("test.target", TARGET), ("test.service", SERVICE), ("soon.conf", SOON)):
         bench.write(f"octoflow-{name}", text)
     for folder, _, files in os.walk(prefix):  # the test's own folder is nobody else's to read
         for name in ["", *files]:
             os.chmod(os.path.join(folder, name), 0o755)
-    os.chmod(etc, 0o755)
+    for folder in (etc, bench.path("models")):
+        os.chmod(folder, 0o755)
 
 
 def container(bench, prefix, *argv):
     units = "/run/systemd/system"
     binds = [(prefix, "/usr/local"), (bench.path("etc"), "/etc/octoflow"), (bench.model(), "/srv/octo-tiny.gguf"),
+             (bench.path("models"), "/srv/models"),
              (bench.path("octoflow-test.target"), f"{units}/octoflow-test.target"),
              (bench.path("octoflow-test.service"), f"{units}/octoflow-test.service"),
              (bench.path("octoflow-soon.conf"), f"{units}/octoflow-broker.service.d/soon.conf")]

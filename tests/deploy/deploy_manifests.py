@@ -140,6 +140,8 @@ def check_compose(source, programs):
             at = volume.split(":")[0]
             check(at.startswith("./") or at in whole["volumes"], f"{name}: no volume {at}")
         mounted = {volume.split(":")[1] for volume in service["volumes"]}
+        writable = {volume.split(":")[1] for volume in service["volumes"] if not volume.endswith(":ro")}
+        check("/var/lib/octoflow" in writable, f"{name}: no room for ledger, or fetched models")
         for word in command:
             if word.startswith("/"):
                 check(any(word == m or word.startswith(m + "/") for m in mounted), f"{name}: nothing mounted at {word}")
@@ -178,6 +180,8 @@ def check_pod(name, spec, claims, programs):
         check(all(isinstance(word, str) for word in c["command"]), f"{name}: command: only texts")
         check({m["name"] for m in c["volumeMounts"]} == volumes, f"{name}: volumes and mounts differ")
         mounts = [m["mountPath"] for m in c["volumeMounts"]]
+        writable = [m["mountPath"] for m in c["volumeMounts"] if not m.get("readOnly")]
+        check("/var/lib/octoflow" in writable, f"{name}: no room for ledger, or fetched models")
         for word in c["command"]:
             if word.startswith("/"):
                 check(any(word == m or word.startswith(m + "/") for m in mounts), f"{name}: nothing mounted at {word}")
