@@ -1,5 +1,7 @@
 /* octoflow-broker: options, signals, the loop. Everything else is server.h's. */
+#include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -190,6 +192,18 @@ static uint64_t room_for(int64_t connections)
     return room;
 }
 
+/* Said now, not by the first backup. It goes on: the disk for them may come later. */
+static void check_backups(const char *folder)
+{
+    char inside[PATH_MAX];
+    if (folder == NULL)
+        return;
+    snprintf(inside, sizeof inside, "%s/.", folder);
+    if (access(inside, W_OK | X_OK) != 0)
+        log_warn("no backup can be made until that is mended folder=%s error=\"%s\"", folder,
+                 strerror(errno));
+}
+
 static int run(const struct broker_options *o)
 {
     struct err_msg why = {{0}};
@@ -230,6 +244,7 @@ static int run(const struct broker_options *o)
                                 .metrics = o->metrics};
     enum err e = server_open(&loop, &so, &b.server, &why);
     if (e == ERR_OK) {
+        check_backups(o->backups);
         uv_signal_start(&b.term, on_signal, SIGTERM);
         uv_signal_start(&b.interrupt, on_signal, SIGINT);
         uv_signal_start(&b.hangup, on_hangup, SIGHUP);

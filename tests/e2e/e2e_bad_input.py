@@ -69,6 +69,8 @@ def bad_options(bench, good_line):
         ("no such device", [*run, "--device", "no-such-card"], FATAL, ["no-such-card"]),
         ("no such number", [bench.worker, "--broker", "ipc://" + out, "-m", model, "--device", "99"], FATAL,
          ["no device 99", "devices: 0"]),
+        ("no such sensor file", [bench.worker, "--broker", "ipc://" + out, "-m", model, "--sensor", "fake:nowhere"],
+         FATAL, ["--sensor fake:nowhere: nowhere: cannot read"]),
         ("no output", [flow, "run", "-m", model, good_line, "-o", ""], USAGE, ["--output"]),
         ("no such pre-tokenizer", [*run, "--pre-tokenizer", "nope"], FATAL, ["nope", "gpt-2"]),
         ("no such law", [*run, "--governor", "fast"], USAGE, ["fast", "pi, ramp or off"]),
@@ -209,7 +211,11 @@ def hostile_lines(bench):
 def submits(bench, good_line):
     """To a broker: what is wrong with the lines and with the batch's name is said at once, and a pipe is read once."""
     endpoint = "ipc://" + bench.path("s")
-    broker = bench.start([bench.broker, "--ledger", bench.path("l.db"), "--listen", endpoint], "broker")
+    broker = bench.start([bench.broker, "--ledger", bench.path("l.db"), "--listen", endpoint, "--backups", "nowhere",
+                          "--models", "nothing"], "broker")
+    for said in ("no backup can be made until that is mended folder=nowhere error=\"No such file or directory\"",
+                 "the models stay as they were error=\"nothing: cannot read the folder: No such file or directory\""):
+        bench.wait_for("a warning of the broker", lambda text=said: text in bench.output("broker.err"), 30)
     with open(good_line, "rb") as f:
         good = f.read()
     bad = bench.write("second.jsonl", good + b'{"prompt": 7}\n')

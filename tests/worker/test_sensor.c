@@ -95,6 +95,7 @@ static void test_power_from_energy(void)
     struct err_msg why = {{0}};
     char spec[64];
     snprintf(spec, sizeof spec, "fake:%s", path);
+    write_file("50"); /* it has to be there */
     CHECK_OK(sensor_open(spec, &target, &s, &why), why);
     for (size_t i = 0; i < ARRAY_LEN(steps); i++) {
         write_file(steps[i].text);
@@ -120,6 +121,7 @@ static void tell_degrees(const char *format, const struct told *list, size_t cou
     struct err_msg why = {{0}};
     char spec[64], text[64];
     snprintf(spec, sizeof spec, "fake:%s", path);
+    write_file("50"); /* it has to be there */
     CHECK_OK(sensor_open(spec, &target, &s, &why), why);
     for (size_t i = 0; i < count; i++) {
         struct sensor_reading in = {0};
@@ -172,6 +174,7 @@ static void test_any_bytes(void)
     struct check_rng rng = check_rng_start(1);
     char spec[64], text[64];
     snprintf(spec, sizeof spec, "fake:%s", path);
+    write_file("50"); /* it has to be there */
     CHECK_OK(sensor_open(spec, &target, &s, &why), why);
     for (int round = 0; round < 400; round++) {
         struct sensor_reading in = {0};
@@ -199,6 +202,8 @@ static void test_missing(void)
     CHECK_ERR(sensor_open("none", &target, &s, &why), ERR_NOT_FOUND);
     CHECK_ERR(sensor_open("thermometer", &target, &s, &why), ERR_USAGE);
     CHECK_HAS(why.text, "thermometer");
+    CHECK_ERR(sensor_open("fake:/nowhere/heat", &target, &s, &why), ERR_IO);
+    CHECK_STR(why.text, "/nowhere/heat: cannot read: No such file or directory");
     /* No machine has a GPU at this address; most test machines have no NVML at all. */
     CHECK_ERR(sensor_open("nvml", &target, &s, &why), ERR_NOT_FOUND);
     CHECK_ERR(sensor_open("auto", &target, &s, &why), ERR_NOT_FOUND);

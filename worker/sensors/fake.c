@@ -5,8 +5,10 @@
  * "-" stands for a number that is not known. */
 #include "worker/sensors/sensor.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/buf.h"
 #include "base/file.h"
@@ -78,6 +80,8 @@ static void fake_close(struct sensor *s)
 
 enum err sensor_fake_open(const char *path, struct sensor **ret, struct err_msg *why)
 {
+    if (access(path, R_OK) != 0) /* not opened: it may be a pipe */
+        return err_set(why, ERR_IO, "%s: cannot read: %s", path, strerror(errno));
     struct sensor_fake *f = calloc(1, sizeof *f);
     if (f == NULL)
         return err_set(why, ERR_NOMEM, "sensor: out of memory");
