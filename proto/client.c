@@ -9,6 +9,7 @@
 #include "base/size.h"
 #include "proto/codec.h"
 #include "proto/endpoint.h"
+#include "proto/reach.h"
 #include "proto/schema.h"
 #include "proto/socket.h"
 
@@ -17,6 +18,8 @@ static const uint64_t first_resend_ns = 2 * NS_PER_S;
 static const uint64_t last_resend_ns = 16 * NS_PER_S;
 static const uint64_t again_ns = 5 * NS_PER_S; /* without a connection */
 static const uint64_t moves_ns = 5 * NS_PER_S; /* so long after something has moved */
+
+static const int reach_ms = 500; /* to see why nobody could be connected to */
 
 struct proto_client {
     struct proto_zmq z;
@@ -300,9 +303,14 @@ enum err proto_client_call(struct proto_client *c, struct msg *m, int timeout_ms
         *ret = &c->reply;
     else if (e == ERR_AGAIN && proto_client_no_entry(c)[0] != '\0')
         err_set(why, e, "%s: %s", c->endpoint, proto_client_no_entry(c));
-    else if (e == ERR_AGAIN)
-        err_set(why, e, "%s: %s within %d ms (%s)", c->endpoint,
-                call.sent ? "no answer from the broker" : "no connection to a broker", timeout_ms,
+    else if (e == ERR_AGAIN && call.sent)
+        err_set(why, e, "%s: no answer from the broker within %d ms (%s)", c->endpoint, timeout_ms,
                 proto_type_name(m->type));
+    else if (e == ERR_AGAIN) {
+        char reason[REACH_WHY_BYTES];
+        reach_try(c->endpoint, reach_ms, reason);
+        err_set(why, e, "%s: no connection to a broker within %d ms (%s)%s%s", c->endpoint,
+                timeout_ms, proto_type_name(m->type), reason[0] != '\0' ? ": " : "", reason);
+    }
     return e;
 }

@@ -9,6 +9,7 @@
 #include "base/notify.h"
 #include "model/model.h"
 #include "proto/http.h"
+#include "proto/reach.h"
 #include "proto/socket.h"
 #include "worker/engine_thread.h"
 #include "worker/fetch.h"
@@ -117,6 +118,8 @@ struct worker {
     char last_error[256];  /* the broker's last complaint: said once */
     const char *no_entry;  /* why nobody lets us in, as it was said; NULL: not said */
     bool said_garbage, said_full;
+    uint64_t say_alone_ns; /* when it is said next that there is no broker; 0: there is one */
+    struct reach *reach;   /* finds out why; NULL: nobody does */
 };
 
 /* worker.c */

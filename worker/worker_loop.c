@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { TICK_MS = 50, MAX_UNANSWERED = 3 };
+enum { TICK_MS = 50, MAX_UNANSWERED = 3, ALONE_FIRST_S = 10, ALONE_AGAIN_S = 600 };
 static const uint64_t leave_most_ns =
     6 * NS_PER_S; /* after the hand-back: for NACKs, acks and BYE */
 static const uint64_t step_most_ns = 3 * NS_PER_S; /* of these, for the step under way to end */
@@ -250,6 +250,29 @@ static void watch_wire(struct worker *w, uint64_t now_ns)
         session_wire_moves(w->session, now_ns);
 }
 
+/* Nobody answers: says why after a while, and again now and then. */
+static void tick_alone(struct worker *w, uint64_t now_ns)
+{
+    char why[REACH_WHY_BYTES];
+    if (session_state(w->session) != SESSION_CONNECTING) {
+        w->say_alone_ns = 0;
+        reach_forget(&w->reach);
+        return;
+    }
+    if (w->say_alone_ns == 0)
+        w->say_alone_ns = now_ns + ALONE_FIRST_S * NS_PER_S;
+    if (w->reach == NULL && now_ns >= w->say_alone_ns) {
+        w->say_alone_ns = now_ns + ALONE_AGAIN_S * NS_PER_S;
+        w->reach = reach_begin(w->options->broker);
+    }
+    if (w->reach == NULL || !reach_ended(&w->reach, why))
+        return;
+    if (why[0] == '\0' && w->no_entry != NULL) /* that is said already */
+        return;
+    log_error("no broker, trying again broker=%s reason=\"%s\"", w->options->broker,
+              why[0] != '\0' ? why : "somebody listens there, but does not answer");
+}
+
 static void on_timer(uv_timer_t *timer)
 {
     struct worker *w = timer->data;
@@ -257,6 +280,7 @@ static void on_timer(uv_timer_t *timer)
     if (w->stopping)
         return;
     watch_wire(w, now_ns);
+    tick_alone(w, now_ns);
     governor_set_minute(&w->heat.governor, minute_of_day());
     heat_tick(w, now_ns);
     models_tick(w, now_ns);
@@ -360,6 +384,7 @@ void worker_loop_close(struct worker *w)
     if (!w->loop_open)
         return;
     w->stopping = true;
+    reach_forget(&w->reach);
     proto_socket_close(&w->socket, 500);
     uv_walk(&w->loop, close_handle, NULL);
     /* A sensor read under way is waited for, but not for ever. */

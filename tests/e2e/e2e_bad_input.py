@@ -216,6 +216,8 @@ def submits(bench, good_line):
     for said in ("no backup can be made until that is mended folder=nowhere error=\"No such file or directory\"",
                  "the models stay as they were error=\"nothing: cannot read the folder: No such file or directory\""):
         bench.wait_for("a warning of the broker", lambda text=said: text in bench.output("broker.err"), 30)
+    nowhere = "ipc://" + bench.path("nowhere")
+    alone = bench.start([bench.worker, "--broker", nowhere, "-m", bench.model(), "--sensor", "none"], "alone")
     with open(good_line, "rb") as f:
         good = f.read()
     bad = bench.write("second.jsonl", good + b'{"prompt": 7}\n')
@@ -230,6 +232,10 @@ def submits(bench, good_line):
                                         timeout=60), code, part)
     broker.terminate()
     bench.same(bench.finish(broker, 30)[0], 0, "the broker's exit code")
+    bench.wait_for("a worker says why it does not join", lambda: f'no broker, trying again broker={nowhere} reason="No '
+                   'such file or directory"' in bench.output("alone.err"), 60)
+    alone.terminate()
+    bench.same(bench.finish(alone, 30)[0], 0, "the worker's exit code")
 
 
 def test(bench, options):

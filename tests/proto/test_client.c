@@ -1,7 +1,10 @@
 /* The blocking client against a broker on a thread that answers, is late, lies, errs or keeps
  * silent, as the batch's name tells it to. */
+#include <netinet/in.h>
 #include <pthread.h>
+#include <sys/socket.h>
 
+#include "proto/reach.h"
 #include "tests/proto/loop.h"
 
 struct broker {
@@ -143,8 +146,38 @@ static void test_errors(struct proto_client *c)
     CHECK_INT(proto_client_error_line(c), 0);
 }
 
+/* Why nobody can be connected to; also on a thread that nobody waits for. */
+static void test_reach(void)
+{
+    char why[REACH_WHY_BYTES], endpoint[64];
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof at;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    CHECK(bind(fd, (struct sockaddr *)&at, size) == 0 &&
+          getsockname(fd, (struct sockaddr *)&at, &size) == 0);
+    snprintf(endpoint, sizeof endpoint, "tcp://127.0.0.1:%d", ntohs(at.sin_port));
+    reach_try(endpoint, 5000, why);
+    CHECK_STR(why, "Connection refused");
+    CHECK(listen(fd, 1) == 0);
+    reach_try(endpoint, 5000, why);
+    CHECK_STR(why, "");
+    struct reach *r = reach_begin("ipc:///nowhere/s");
+    if (CHECK(r != NULL)) {
+        while (!reach_ended(&r, why))
+            clock_sleep_ns(NS_PER_MS);
+        CHECK(r == NULL);
+        CHECK_STR(why, "No such file or directory");
+    }
+    r = reach_begin(endpoint);
+    reach_forget(&r);
+    CHECK(r == NULL);
+    reach_forget(&r);
+    close(fd);
+}
+
 int main(void)
 {
+    test_reach();
     struct place p;
     struct broker b;
     struct proto_client *c = NULL;
@@ -156,7 +189,8 @@ int main(void)
     uint64_t start_ns = clock_mono_ns();
     CHECK_ERR(call(c, "x", 150, &uptime, &why), ERR_AGAIN);
     CHECK(clock_mono_ns() - start_ns >= 150 * NS_PER_MS);
-    CHECK_HAS(why.text, "no connection to a broker within 150 ms (STATUS)");
+    CHECK_HAS(why.text,
+              "no connection to a broker within 150 ms (STATUS): No such file or directory");
     struct slow slow = {0};
     proto_client_when_slow(c, 50, on_slow, &slow);
     CHECK_ERR(call(c, "x", 350, &uptime, &why), ERR_AGAIN);
