@@ -20,6 +20,7 @@ enum {
     LOG_TAIL_BYTES = 4096,
     EXIT_USAGE_CODE = 2,
     EXIT_FATAL_CODE = 3,
+    EXIT_LOST_CODE = 4,
 };
 static const uint64_t quick_ns = 10 * NS_PER_S;
 
@@ -29,6 +30,7 @@ struct child {
     uv_process_t process;
     bool open;                       /* the handle is */
     bool running;                    /* the process is */
+    bool lost;                       /* its GPU, and it has not run for long since */
     uint64_t started_ns, restart_ns; /* restart_ns 0: none is due */
     unsigned wait_ms, quick_deaths;
     long log_start; /* the log's length when it was started last */
@@ -106,12 +108,15 @@ static void on_exit_of(uv_process_t *process, int64_t status, int signal_number)
     uv_close((uv_handle_t *)process, on_closed);
     if (c->owner->stopping)
         return;
-    if (signal_number == 0 && (status == EXIT_USAGE_CODE || status == EXIT_FATAL_CODE)) {
+    uint64_t now_ns = clock_mono_ns();
+    bool quick = now_ns - c->started_ns < quick_ns;
+    c->lost = (c->lost && quick) || (signal_number == 0 && status == EXIT_LOST_CODE);
+    /* A card that was lost, or its driver, may be away for a moment. */
+    if (signal_number == 0 &&
+        (status == EXIT_USAGE_CODE || (status == EXIT_FATAL_CODE && !c->lost))) {
         fail(c, "cannot run");
         return;
     }
-    uint64_t now_ns = clock_mono_ns();
-    bool quick = now_ns - c->started_ns < quick_ns;
     c->quick_deaths = quick ? c->quick_deaths + 1 : 0;
     if (!quick)
         c->wait_ms = WAIT_FIRST_MS;

@@ -31,6 +31,7 @@ struct child {
     uv_process_t process;
     uv_timer_t timer;
     bool running, over;
+    bool lost; /* its GPU: until it has run for a while, having none is not for good */
     uint64_t started_ns;
     uint64_t wait_ms;
     /* With a watchdog: where it says that it is well, as to a service manager. */
@@ -102,8 +103,11 @@ static void on_exit_of(uv_process_t *process, int64_t status, int signal_number)
     struct child *c = process->data;
     log_info("worker ended worker=%s exit=%lld signal=%d", c->who.name, (long long)status,
              signal_number);
+    if (clock_mono_ns() - c->started_ns > healthy_ns)
+        c->lost = false;
+    c->lost |= signal_number == 0 && status == WORKER_EXIT_RESPAWN;
     bool final = signal_number == 0 && (status == WORKER_EXIT_OK || status == WORKER_EXIT_USAGE ||
-                                        status == WORKER_EXIT_FATAL);
+                                        (status == WORKER_EXIT_FATAL && !c->lost));
     c->running = false;
     uv_close((uv_handle_t *)process, on_closed);
     if (final)

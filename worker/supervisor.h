@@ -5,6 +5,9 @@
  *       |  +--another exit, a signal--> WAITING 1, 2, 4 .. 30 s --+
  *       +---------------------------------------------------------+
  *
+ * Behind a lost GPU (exit 4) exit 3 is another exit: the card, or its driver, may be away for a
+ * moment.
+ *
  * With a service manager's watchdog each child has one of the same time: what is silent for longer
  * (after READY=1; before it for half an hour) is killed, and starts again as what died.
  *

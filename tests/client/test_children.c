@@ -31,6 +31,13 @@ static int child(const char *what)
         fprintf(stderr, "2026-01-01T00:00:00.000Z error child: the card is gone\n");
         return 4;
     }
+    if (strcmp(what, "away") == 0) { /* its GPU, for a start */
+        struct stat st;
+        off_t line = (off_t)strlen("2026-01-01T00:00:00.000Z info child: started away\n");
+        off_t starts = fstat(2, &st) == 0 ? st.st_size / line : 0;
+        if (starts <= 2)
+            return starts == 1 ? 4 : 3;
+    }
     if (strcmp(what, "stubborn") == 0)
         signal(SIGTERM, SIG_IGN);
     fprintf(stderr, "ready\n");
@@ -157,6 +164,12 @@ static void test_fatal(void)
     CHECK_HAS(why.text, "the-child cannot run: no such card \"x\"");
     CHECK_HAS(why.text, log_path);
     CHECK_INT(count_in_log("started"), 1);
+    children_destroy(&c);
+
+    /* not behind a GPU that was lost */
+    c = start("away");
+    CHECK_OK(pump_until(c, "ready", 1, &why), why);
+    CHECK_INT(count_in_log("started"), 3);
     children_destroy(&c);
 
     struct child_spec spec = spec_of("waits");

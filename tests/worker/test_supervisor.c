@@ -79,6 +79,8 @@ static int child(int argc, char **argv)
         raise(SIGKILL);
     if (strcmp(what, "lost") == 0 && starts <= DEATHS)
         return 4;
+    if (strcmp(what, "away") == 0) /* its GPU, for two starts */
+        return starts == 1 ? 4 : starts <= 3 ? 3 : 0;
     if (strcmp(what, "feeds") == 0)
         return is_well(argv[2]);
     if (strcmp(what, "still") == 0)
@@ -139,8 +141,10 @@ int main(int argc, char **argv)
     char dir[] = "/tmp/octo-supervisor-XXXXXX";
     if (!CHECK(mkdtemp(dir) != NULL))
         return check_report();
-    static const struct supervisor_child healing[] = {{"well", "a"}, {"dies", "b"}, {"lost", "c"}};
-    CHECK_INT(run(dir, healing, 3), 0);
+    static const struct supervisor_child healing[] = {
+        {"well", "a"}, {"dies", "b"}, {"lost", "c"}, {"away", "d"}};
+    CHECK_INT(run(dir, healing, 4), 0);
+    CHECK_INT(starts_of(dir, "away"), 4);
     CHECK_INT(starts_of(dir, "well"), 1);
     CHECK_INT(starts_of(dir, "dies"), DEATHS + 1);
     CHECK_INT(starts_of(dir, "lost"), DEATHS + 1);
