@@ -86,7 +86,8 @@ static void read_sensor(struct run *r, uint64_t now_ns)
         return;
     if (r->n->nonsense_probability > 0)
         temp_c = spoil(r, temp_c);
-    double hour = (double)now_ns / (double)NS_PER_S / 3600;
+    double second = (double)now_ns / (double)NS_PER_S, hour = second / 3600;
+    bool glitch = r->n->glitch_s > 0 && floor(second) == r->n->glitch_s;
     r->reading = (struct sensor_reading){
         .have_temp = (r->n->heat_ends_h <= 0 || hour < r->n->heat_ends_h) &&
                      degrees_believe(&r->believed, temp_c, now_ns),
@@ -96,7 +97,7 @@ static void read_sensor(struct run *r, uint64_t now_ns)
         .limit_w = r->n->limit_w,
         .have_energy = !r->n->no_counter,
         .energy_j = then->joules,
-        .throttle_bits = r->card.clock < 1 ? THROTTLE_THERMAL : 0,
+        .throttle_bits = r->card.clock < 1 || glitch ? THROTTLE_THERMAL : 0,
         .read_ns = now_ns,
     };
 }

@@ -22,6 +22,7 @@ struct night {
     bool no_counter;             /* of energy: only watts of a moment, in a rest or between two */
     double limit_w;              /* that the card tells; 0: none */
     double nonsense_probability; /* of a reading: it and up to two more tell any degrees */
+    double glitch_s;             /* one thermal bit in the reading of this second; 0: none */
     double heat_ends_h;          /* degrees are told until this hour; 0: always */
     uint64_t seed;
     night_row_fn *on_row; /* may be NULL */

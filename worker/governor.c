@@ -36,7 +36,13 @@ struct governor_config governor_defaults(void)
 
 void governor_init(struct governor *g, struct governor_config config)
 {
-    *g = (struct governor){.config = config, .limits = config.limits, .joules = {.duty_max = 1}};
+    *g = (struct governor){
+        .config = config, .limits = config.limits, .joules = {.duty_max = 1}, .busy = -1};
+}
+
+void governor_tell_busy(struct governor *g, double share)
+{
+    g->busy = share;
 }
 
 void governor_set_minute(struct governor *g, unsigned minute_of_day)
@@ -123,6 +129,7 @@ double governor_update(struct governor *g, const struct sensor_reading *in, uint
         .reading = &reading,
         .limit_w = in->limit_w,
         .duty_max = clamp(g->joules.duty_max, 0, g->limits.duty_max),
+        .busy = g->busy,
     };
     input.duty_min = clamp(g->config.duty_min, 0, input.duty_max);
     input.have_headroom = temp && margin && governor_headroom_c(g, &reading, &input.headroom_c);

@@ -56,7 +56,8 @@ struct governor_ramp {
 
 /* The controller's; governor_pi.c explains. */
 struct governor_pi {
-    bool started, heat_known, throttled;
+    bool started, heat_known;
+    unsigned throttled;         /* readings in a row, of a card that works */
     uint64_t read_ns;           /* of the last reading that counted */
     double headroom_c;          /* smoothed, and less backoff_c */
     double backoff_c;           /* learnt from the card's throttling */
@@ -89,6 +90,7 @@ struct governor {
     double delay_ms;
     bool blind;     /* the last update had no fresh reading, or none of the heat any more */
     double held_ms; /* the delay of the last update that was not blind */
+    double busy;    /* governor_tell_busy() */
     struct governor_degrees temp, margin; /* as last told */
     struct governor_ramp ramp;
     struct governor_pi pi;
@@ -104,6 +106,9 @@ void governor_init(struct governor *g, struct governor_config config);
 void governor_set_minute(struct governor *g, unsigned minute_of_day);
 /* Joules a token as last measured, about once a second; only for config.joules_per_token. */
 void governor_tell_joules(struct governor *g, double joules_per_token, uint64_t now_ns);
+/* Share of the time from the reading before to the one that comes next that steps took on the
+ * device: what a card does while nothing runs teaches nothing. Below 0, as at first: unknown. */
+void governor_tell_busy(struct governor *g, double share);
 /* Returns the delay in milliseconds after each quantum. now_ns never goes back. */
 double governor_update(struct governor *g, const struct sensor_reading *in, uint64_t now_ns);
 /* Degrees left to the governor's target; false when neither temperature nor margin is known. */

@@ -12,6 +12,7 @@ struct governor_input {
     double limit_w;    /* the lower of the card's limit and max_watts; 0: unknown */
     bool own_limit;    /* it is max_watts */
     double duty_min, duty_max;
+    double busy; /* share of the time since the reading before; below 0: unknown */
 };
 
 /* Each returns the delay; update_ns never goes back. The bounds of duty are the caller's, too. */

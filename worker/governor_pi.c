@@ -7,8 +7,9 @@
  * for the same budget, at once, before the temperature has moved (feed-forward). The budget's
  * bounds are the duty's and the watts'; the integral stops at them, so that nothing winds up while
  * the card is cool, and a reading that did not come integrates nothing. A thermal-throttle bit
- * halves the budget each second, and teaches: the target is kept 3 degrees below where the card
- * throttled, and comes back by a degree in ten minutes. */
+ * halves the budget each second. Two in a row from a card that works teach: the target is kept 3
+ * degrees below where the card throttled, 10 below the target asked for at most, and comes back by
+ * a degree in ten minutes. */
 #include "base/clock.h"
 #include "worker/governor_impl.h"
 
@@ -23,6 +24,7 @@ static const double far_c = 10;           /* more headroom, or less, counts like
 static const double longest_s = 2;        /* a later reading counts like one after this time */
 static const double lightest = 0.5;       /* work counts as taking this share of most_w at least */
 static const double throttle_below_c = 3; /* of where the card throttled */
+static const double most_backoff_c = 10;  /* a card that throttles cool has other troubles */
 static const double forget_c_per_s = 1 / 600.0;
 static const double no_heat_limit = 0.95; /* of the card's watts, where nothing tells its heat */
 static const double no_heat_c = 1;        /* what counts as headroom then, to forget a throttling */
@@ -99,10 +101,9 @@ static void forget_headroom(struct governor_pi *p)
 static bool learn_throttling(struct governor_pi *p, const struct governor_input *in)
 {
     bool throttled = (in->reading->throttle_bits & THROTTLE_THERMAL) != 0;
-    if (throttled && !p->throttled && in->have_headroom &&
-        in->headroom_c + throttle_below_c > p->backoff_c)
-        p->backoff_c = in->headroom_c + throttle_below_c;
-    p->throttled = throttled;
+    p->throttled = throttled && in->busy != 0 ? p->throttled + 1 : 0;
+    if (p->throttled == 2 && in->have_headroom)
+        p->backoff_c = clamp(in->headroom_c + throttle_below_c, p->backoff_c, most_backoff_c);
     return throttled;
 }
 

@@ -146,6 +146,18 @@ static void test_nonsense(void)
     }
 }
 
+/* A thermal bit that is not true, once in a night: nothing is learnt of it. */
+static void test_glitch(void)
+{
+    for (int law = GOVERNOR_RAMP; law <= GOVERNOR_PI; law++) {
+        struct night n = night(plant("cool_server"), work("compute_bound"), law, 1);
+        double tokens = night_run(&n).tokens;
+        n.glitch_s = 5;
+        struct night_result r = night_run(&n);
+        told(CHECK(r.tokens < tokens && r.tokens >= 0.99 * tokens), &n, &r);
+    }
+}
+
 /* The degrees end while the card is cool and its watts go on: no full speed for the rest of the
  * night, and the card's own throttling is not left alone. */
 static void test_lost_heat(void)
@@ -243,6 +255,7 @@ int main(int argc, char **argv)
     test_target_too_high();
     test_bad_sensors();
     test_nonsense();
+    test_glitch();
     test_lost_heat();
     test_random_plants();
     return check_report();

@@ -136,6 +136,18 @@ static void test_throttle(void)
     for (double end = s + 7200; s < end; s++)
         read_at(&g, 72, s);
     CHECK(g.delay_ms == 0);
+    /* By 10 degrees at most, and not from a card that does nothing. */
+    for (int busy = 0; busy < 2; busy++) {
+        g = start(governor_defaults());
+        governor_tell_busy(&g, busy);
+        for (s = 1; s < 100; s++) {
+            in.temp_c = 40;
+            in.throttle_bits = s == 50 || s == 51 ? THROTTLE_THERMAL : 0;
+            in.read_ns = at_s(s);
+            governor_update(&g, &in, in.read_ns);
+        }
+        CHECK(g.pi.backoff_c <= (busy == 1 ? 10 : 0) && g.pi.backoff_c > (busy == 1 ? 9.9 : -1));
+    }
     /* The power bit is the card's business. */
     in = (struct sensor_reading){
         .have_temp = true, .temp_c = 60, .throttle_bits = THROTTLE_POWER, .read_ns = at_s(s)};
