@@ -139,12 +139,13 @@ static void obey(struct engine_thread *t, struct command *c)
     }
 }
 
-static void publish(struct engine_thread *t)
+static void publish(struct engine_thread *t, uint64_t step_gpu_ns)
 {
     struct core_stats core = core_stats(t->core);
     uint64_t kv_free = t->port.kv_tokens_free(t->port.impl);
     pthread_mutex_lock(&t->mutex);
     t->stats.core = core;
+    t->stats.gpu_ns += step_gpu_ns;
     t->stats.kv_tokens_free = kv_free;
     pthread_mutex_unlock(&t->mutex);
 }
@@ -155,7 +156,7 @@ static void work(struct engine_thread *t)
     struct command c;
     while (!atomic_load(&t->stop)) {
         if (core_idle(t->core)) {
-            publish(t);
+            publish(t, 0);
             if (!queue_pop_wait(t->commands, &c))
                 return;
             obey(t, &c);
@@ -174,7 +175,7 @@ static void work(struct engine_thread *t)
             emit(t, &lost);
             return;
         }
-        publish(t);
+        publish(t, step_gpu_ns);
         uint64_t rest_ns = pacer_rest_ns(&t->pacer, step_gpu_ns, clock_mono_ns(),
                                          atomic_load(&t->delay_us) / 1000.0);
         if (rest_ns > 0)

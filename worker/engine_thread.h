@@ -28,6 +28,7 @@ void thread_event_free(struct thread_event *ev);
 
 struct thread_stats {
     struct core_stats core;
+    uint64_t gpu_ns; /* of all steps */
     uint64_t kv_tokens_free;
     uint64_t vram_free_bytes; /* as of the last engine_thread_ask_progress() */
 };

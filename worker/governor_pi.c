@@ -18,6 +18,7 @@ static const double integral_s = 25;    /* until the integral has done what the 
 static const double smooth_s = 3;       /* of noise and of whole degrees */
 static const double smooth_power_s = 5; /* longer than watts are late behind the duty */
 static const double smooth_moments_s = 30;
+static const double least_busy = 0.3;     /* of the duty: less is mostly an idle card's watts */
 static const double slack = 0.01;         /* of budget above full duty: noise does not cut in */
 static const double near_c = 4;           /* the last degrees, in which the budget is held down */
 static const double far_c = 10;           /* more headroom, or less, counts like this much */
@@ -54,20 +55,24 @@ static bool count_power_w(struct governor_pi *p, const struct sensor_reading *in
     return known;
 }
 
-/* How hungry the work is. Watts of a moment are the full ones or those of a rest: of them only a
- * long mean is of use, and nothing is fed forward. */
-static void learn_power(struct governor_pi *p, const struct sensor_reading *in, double seconds)
+/* How hungry the work is: an idle card's watts tell nothing of it. Watts of a moment are the full
+ * ones or those of a rest: of them only a long mean is of use, and nothing is fed forward. */
+static void learn_power(struct governor_pi *p, const struct sensor_reading *in, double busy,
+                        double seconds)
 {
     double power_w = in->power_w;
     if (in->have_energy ? !count_power_w(p, in, &power_w) : p->counted || !in->have_power)
         return;
+    double duty = busy < 0 ? p->duty : clamp(busy, 0, 1);
+    if (duty < p->duty * least_busy)
+        return;
     if (p->full_w <= 0) {
         p->power_w = power_w;
-        p->power_duty = p->duty;
+        p->power_duty = duty;
     }
     double over_s = p->counted ? smooth_power_s : smooth_moments_s;
     smooth(&p->power_w, power_w, seconds, over_s);
-    smooth(&p->power_duty, p->duty, seconds, over_s);
+    smooth(&p->power_duty, duty, seconds, over_s);
     p->full_w = p->power_w / p->power_duty;
     double most_w = p->most_w;
     if (p->counted && p->full_w < most_w)
@@ -117,7 +122,7 @@ double governor_pi_update(struct governor_pi *p, const struct governor_input *in
     }
     double seconds =
         p->started ? clamp((double)(r->read_ns - p->read_ns) / (double)NS_PER_S, 0, longest_s) : 0;
-    learn_power(p, r, seconds);
+    learn_power(p, r, in->busy, seconds);
     p->started = true;
     p->read_ns = r->read_ns;
     bool throttled = learn_throttling(p, in);

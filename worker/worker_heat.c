@@ -56,6 +56,17 @@ static void count_energy(struct worker *w)
     h->shared_tokens = core.shared_tokens;
 }
 
+/* How much of the time since the reading before the device worked on steps. */
+static void count_busy(struct worker *w, uint64_t now_ns)
+{
+    struct heat *h = &w->heat;
+    uint64_t gpu_ns = w->loading ? h->gpu_ns : engine_thread_stats(w->engine).gpu_ns;
+    if (now_ns > h->heard_ns)
+        governor_tell_busy(&h->governor,
+                           (double)(gpu_ns - h->gpu_ns) / (double)(now_ns - h->heard_ns));
+    h->gpu_ns = gpu_ns;
+}
+
 static void count_temp(struct heat *h)
 {
     if (!h->reading.have_temp)
@@ -76,8 +87,10 @@ static void sensor_was_read(uv_work_t *work, int status)
     h->failed_why = h->fresh_err != ERR_OK ? h->fresh_why : (struct err_msg){{0}};
     if (h->fresh_err != ERR_OK)
         return;
+    uint64_t now_ns = clock_mono_ns();
+    count_busy(w, now_ns);
     h->reading = h->fresh;
-    h->heard_ns = clock_mono_ns();
+    h->heard_ns = now_ns;
     if (!w->loading)
         count_energy(w);
     count_temp(h);
@@ -176,6 +189,7 @@ void heat_new_engine(struct worker *w)
 {
     w->heat.shared_j = 0;
     w->heat.shared_tokens = 0;
+    w->heat.gpu_ns = 0;
 }
 
 void heat_close(struct worker *w)

@@ -30,7 +30,8 @@ struct heat {
     bool reading_now;
     bool said_blind, said_unmet;
     uint64_t asked_ns,
-        heard_ns; /* last read begun; last reading, until there is one the first ask */
+        heard_ns;    /* last read begun; last reading, until there is one the first ask */
+    uint64_t gpu_ns; /* of the engine's steps, as of heard_ns */
     struct energy_meter meter;
     double shared_j; /* the core's figures at the last reading */
     uint64_t shared_tokens;

@@ -165,6 +165,37 @@ static void test_throttle(void)
     CHECK(g.delay_ms == 0);
 }
 
+/* --max-watts after ten minutes without work: what an idle card takes is nobody's full duty. The
+ * mean of the first minute of work after them, which begins in the middle of a second. */
+static double watts_after_idle(bool counter)
+{
+    struct governor_config c = governor_defaults();
+    c.limits.max_watts = 200;
+    struct governor g = start(c);
+    struct check_rng rng = check_rng_start(12);
+    double energy_j = 1e6, sum_w = 0;
+    for (double s = 1; s <= 1260; s++) {
+        double duty = governor_duty(g.delay_ms);
+        double busy = s <= 600 || s > 1201 ? duty : s == 1201 ? duty / 2 : 0;
+        double power_w = 60 + busy * 290;
+        energy_j += power_w;
+        sum_w += s > 1200 ? power_w : 0;
+        struct sensor_reading in = {
+            .have_temp = true,
+            .temp_c = 50,
+            .have_power = true,
+            .power_w = (double)check_rng_float(&rng, 0, 1) < busy ? 350 : 60,
+            .limit_w = 700,
+            .have_energy = counter,
+            .energy_j = energy_j,
+            .read_ns = at_s(s),
+        };
+        governor_tell_busy(&g, busy);
+        governor_update(&g, &in, in.read_ns);
+    }
+    return sum_w / 60;
+}
+
 /* A card of idle_w and so much more at full duty; returns its mean power in the end. Watts come as
  * `how` says: of a second, of a moment, or by a counter beside those. */
 enum watts { MEAN, PULSES, PULSES_AND_COUNTER };
@@ -207,6 +238,7 @@ static void test_watts(void)
     CHECK(fabs(run_watts(c, PULSES_AND_COUNTER, 700, true) - 200) < 2);
     double pulses_w = run_watts(c, PULSES, 700, true); /* a guess, on the safe side */
     CHECK(pulses_w < 202 && pulses_w > 180);
+    CHECK(watts_after_idle(true) <= 1.05 * 200 && watts_after_idle(false) <= 1.05 * 200);
     c.limits.max_watts = 10; /* less than it takes idle: the least duty */
     CHECK(fabs(run_watts(c, MEAN, 700, true) - 89) < 0.1);
     /* A card that tells its watts and not its heat stays 5 % below its limit. */
