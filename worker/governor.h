@@ -72,10 +72,12 @@ struct governor_pi {
 /* The search for fewer joules a token; governor_joules.c explains. */
 struct governor_joules {
     double duty_max; /* what it allows now */
+    double was;      /* and before that */
     double before;   /* joules a token before the step that is being tried; 0: none is */
     double sum;      /* of what was told since the step */
     unsigned told;
     bool unmet;        /* less duty does not help, or not enough */
+    bool rests;        /* no tries for half an hour */
     uint64_t since_ns; /* when duty_max last changed; 0: nothing was told yet */
 };
 

@@ -345,6 +345,48 @@ static double run_joules(struct governor *g, double leak, double hours)
     return duty;
 }
 
+/* A duty that the hour or the heat sets is not taken for what saves joules: once they are over, it
+ * is full again, but for the tries. */
+static void test_joules_elsewhere(void)
+{
+    struct governor_config c = governor_defaults();
+    struct err_msg why;
+    c.joules_per_token = 3;
+    for (int hot = 0; hot < 2; hot++) {
+        c.hours.count = 0;
+        if (hot == 0)
+            CHECK_OK(governor_hours_parse("22:00-07:00=50%", &c.hours, &why), why);
+        struct governor g = start(c);
+        double duty = 1, after = 0, count = 0, usual = 0;
+        for (unsigned s = 1; s < 24 * 3600; s++) {
+            unsigned minute = (20 * 60 + s / 60) % MINUTES_A_DAY, night_s = s - 2 * 3600;
+            bool night = s >= 2 * 3600 && night_s < 9 * 3600;
+            governor_set_minute(&g, minute);
+            governor_tell_joules(&g, joules(duty, 0), at_s(s));
+            duty = read_at(&g, hot == 1 && night ? 76 : 50, s);
+            CHECK(!night || night_s < 3600 || duty <= 0.5);
+            usual += s < 2 * 3600 ? duty / 7200 : 0;
+            if (!night && s > 11 * 3600) {
+                after += duty;
+                count++;
+            }
+        }
+        CHECK(usual > 0.98 && after / count > 0.98);
+    }
+    /* Nor is what saved some in the heat kept for good: 60 % duty by day is not the best at night.
+     */
+    struct governor g;
+    double duty = run_joules(&g, 300, 2);
+    double s = 2 * 3600, sum = 0;
+    g.config.joules_per_token = 3;
+    for (; s < 10 * 3600; s++) {
+        governor_tell_joules(&g, joules(duty, 0), at_s(s));
+        duty = read_at(&g, 50, s);
+        sum += s >= 3 * 3600 ? duty : 0;
+    }
+    CHECK(sum / 7 / 3600 > 0.97);
+}
+
 static void test_joules(void)
 {
     struct governor g;
@@ -364,6 +406,7 @@ static void test_joules(void)
         CHECK(s < 300 || g.joules.unmet);
     }
     CHECK(mean / count > 0.99);
+    test_joules_elsewhere();
     /* Below the target and unknown: nothing to do. */
     c.joules_per_token = 100;
     g = start(c);
