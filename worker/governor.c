@@ -132,7 +132,7 @@ double governor_update(struct governor *g, const struct sensor_reading *in, uint
         .busy = g->busy,
     };
     input.duty_min = clamp(g->config.duty_min, 0, input.duty_max);
-    input.have_headroom = temp && margin && governor_headroom_c(g, &reading, &input.headroom_c);
+    input.have_headroom = governor_headroom_c(g, &reading, &input.headroom_c);
     if (g->limits.max_watts > 0 && (in->limit_w <= 0 || g->limits.max_watts < in->limit_w)) {
         input.limit_w = g->limits.max_watts;
         input.own_limit = true;

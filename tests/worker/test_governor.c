@@ -251,6 +251,30 @@ static void test_lost_heat(void)
     }
 }
 
+/* Of temperature and margin one ends, and the other tells that it is too hot: that counts. */
+static void test_lost_one(void)
+{
+    for (int law = GOVERNOR_RAMP; law <= GOVERNOR_PI; law++) {
+        for (int lost = 0; lost < 2; lost++) {
+            struct governor g;
+            struct governor_config c = governor_defaults();
+            c.law = (enum governor_law)law;
+            governor_init(&g, c);
+            for (uint64_t s = 1; s < 600; s++) {
+                struct sensor_reading in = {.have_temp = lost == 1 || s < 60,
+                                            .temp_c = s < 100 ? 50 : 95,
+                                            .have_margin = lost == 0 || s < 60,
+                                            .margin_c = s < 100 ? 40 : -10,
+                                            .read_ns = s * NS_PER_S};
+                governor_update(&g, &in, in.read_ns);
+                CHECK(s < 66 || g.blind);
+                CHECK(s < 66 || s > 99 || near(g.delay_ms, 5)); /* no more than what it was told */
+            }
+            CHECK(near(g.delay_ms, 450));
+        }
+    }
+}
+
 /* --max-watts is a limit like the card's own, the lower of the two counts. */
 static void test_watts(void)
 {
@@ -453,6 +477,7 @@ int main(void)
     test_margin();
     test_blind();
     test_lost_heat();
+    test_lost_one();
     test_watts();
     test_bounds();
     test_quiet_hours();
