@@ -65,3 +65,13 @@ bool energy_at(const struct energy_meter *m, uint64_t now_ns, double *ret_joules
     *ret_joules = m->joules + m->watts * seconds(since(m, now_ns));
     return true;
 }
+
+double energy_total(struct energy_meter *m, uint64_t now_ns)
+{
+    double joules;
+    if (!energy_at(m, now_ns, &joules))
+        joules = m->joules;
+    if (joules > m->total_j)
+        m->total_j = joules;
+    return m->total_j;
+}

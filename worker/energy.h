@@ -23,6 +23,7 @@
 struct energy_meter { /* zero-initialised */
     bool known;       /* watts is: joules can be told */
     double joules;    /* told, as of at_ns, since the first reading */
+    double total_j;   /* energy_total()'s last */
     double measured_j;
     double watts;   /* how joules go on */
     uint64_t at_ns; /* last reading with power or a counter; 0: none */
@@ -34,5 +35,7 @@ struct energy_meter { /* zero-initialised */
 void energy_reading(struct energy_meter *m, const struct sensor_reading *in);
 /* False: not known now. now_ns: monotonic, as readings are. */
 bool energy_at(const struct energy_meter *m, uint64_t now_ns, double *ret_joules);
+/* All that is known to have been used until now; while nothing is known now, what it was before. */
+double energy_total(struct energy_meter *m, uint64_t now_ns);
 
 #endif

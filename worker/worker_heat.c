@@ -144,9 +144,6 @@ static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
     bool fresh = h->reading.read_ns != 0 && now_ns - h->reading.read_ns <= reading_keeps_ns;
     const struct sensor_reading *in = fresh ? &h->reading : &nothing;
     struct thread_stats stats = engine_thread_stats(w->engine);
-    double joules = 0;
-    if (!energy_at(&h->meter, now_ns, &joules))
-        joules = h->meter.joules;
     struct headroom room = {
         .temp_c = in->have_temp ? in->temp_c : 0,
         .target_c = h->governor.limits.target_c,
@@ -161,7 +158,7 @@ static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
         .prefill_tokens_per_s = stats.core.prefill_tokens_per_s,
         .decode_tokens_per_s = stats.core.decode_tokens_per_s,
         .joules_per_token = fresh ? h->joules_per_token : 0,
-        .energy_j = joules,
+        .energy_j = energy_total(&h->meter, now_ns),
         .temp_mean_c = h->temps > 0 ? h->temp_sum_c / (double)h->temps : 0,
         .temp_peak_c = h->temp_peak_c,
         .prefill_tokens = stats.core.prefill_tokens,

@@ -129,6 +129,24 @@ static void test_silence(void)
     check_near(told(&m, 65), 2500, 1e-6);
 }
 
+/* What is told as a counter never falls: not when the sensor dies, not when it is back with less.
+ */
+static void test_total(void)
+{
+    struct energy_meter m = {0};
+    double total = energy_total(&m, at(0));
+    CHECK(total == 0);
+    for (int i = 0; i < 1000; i++) {
+        double seconds = i / 10.0;
+        if (i % 10 == 0 && (i <= 100 || i >= 300))
+            power(&m, seconds, i < 500 ? 300 : 10);
+        double now = energy_total(&m, at(seconds));
+        CHECK(now >= total && (told(&m, seconds) < 0 || now >= told(&m, seconds)));
+        CHECK(i < 150 || i >= 300 || now > 4400);
+        total = now;
+    }
+}
+
 static void test_counter_anew(void)
 {
     struct energy_meter m = {0};
@@ -159,6 +177,7 @@ int main(void)
     test_follows();
     test_counter_beside_power();
     test_silence();
+    test_total();
     test_counter_anew();
     return check_report();
 }
