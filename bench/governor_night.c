@@ -54,6 +54,8 @@ static double moment_w(struct run *r, double mean_w)
     return uniform(r) < duty ? idle_w + (mean_w - idle_w) / duty : idle_w;
 }
 
+static const double near_c = 12;
+
 /* What a broken sensor tells now and then: 0, all bits set, or anything. */
 static double spoil(struct run *r, double temp_c)
 {
@@ -61,7 +63,8 @@ static double spoil(struct run *r, double temp_c)
         if (uniform(r) >= r->n->nonsense_probability)
             return temp_c;
         double kind = uniform(r), any_c = -40 + 190 * uniform(r);
-        r->nonsense_c = kind < 0.3 ? 0 : kind < 0.6 ? 127 : any_c;
+        bool near = any_c > temp_c - near_c && any_c < temp_c + near_c;
+        r->nonsense_c = kind < 0.3 ? 0 : kind < 0.6 || (near && !r->n->nonsense_near) ? 127 : any_c;
         r->nonsense_left = 1 + (unsigned)((r->nonsense_c < temp_c ? 4 : 2) * uniform(r));
     }
     r->nonsense_left--;

@@ -21,7 +21,8 @@ struct night {
     struct governor_config governor;
     bool no_counter;             /* of energy: only watts of a moment, in a rest or between two */
     double limit_w;              /* that the card tells; 0: none */
-    double nonsense_probability; /* of a reading: it and up to two more tell any degrees */
+    double nonsense_probability; /* of a reading: it and up to three more tell any degrees, */
+    bool nonsense_near;          /* also some that could be true */
     double glitch_s;             /* one thermal bit in the reading of this second; 0: none */
     double heat_ends_h;          /* degrees are told until this hour; 0: always */
     uint64_t seed;

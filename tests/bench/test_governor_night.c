@@ -127,22 +127,29 @@ static void test_target_too_high(void)
     told(CHECK(r.throttled_s < none.throttled_s / 10 && r.tokens > none.tokens), &n, &r);
 }
 
-/* A sensor that falls silent and talks nonsense, up to four readings in a row, now and then or all
+/* A sensor that falls silent and talks nonsense, up to four readings in a row. What cannot be true
+ * is seen through; what can be four times in a row is not, and costs degrees, as does nonsense all
  * the time. */
 static void test_nonsense(void)
 {
-    static const double probability[] = {0.01, 0.05}, over_c[] = {1, 2.5};
+    static const struct {
+        double probability, over_c, throttled_s;
+        bool near;
+    } kinds[] = {{0.01, 1, 0, false}, {0.01, 3, 0, true}, {0.05, 4, 20, true}};
+    static const char *const plants[] = {"cool_server", "smooth_dvfs", "deep_hysteresis"};
     double dropout = file.dropout_probability;
-    for (size_t p = 0; p < file.plants_count; p++) {
-        struct night n = night(&file.plants[p], work("compute_bound"), GOVERNOR_PI, 1);
+    for (size_t i = 0; i < ARRAY_LEN(plants) * ARRAY_LEN(kinds) * SEEDS; i++) {
+        size_t kind = i % ARRAY_LEN(kinds);
+        struct night n = night(plant(plants[i / ARRAY_LEN(kinds) / SEEDS]), work("compute_bound"),
+                               GOVERNOR_PI, i / ARRAY_LEN(kinds) % SEEDS + 1);
         struct night_result good = night_run(&n);
-        for (size_t i = 0; i < ARRAY_LEN(probability); i++) {
-            n.nonsense_probability = file.dropout_probability = probability[i];
-            struct night_result r = night_run(&n);
-            told(CHECK(r.overshoot_c <= over_c[i] && r.throttled_s == 0), &n, &r);
-            told(CHECK(r.tokens >= 0.99 * good.tokens), &n, &r);
-            file.dropout_probability = dropout;
-        }
+        n.nonsense_probability = file.dropout_probability = kinds[kind].probability;
+        n.nonsense_near = kinds[kind].near;
+        struct night_result r = night_run(&n);
+        told(CHECK(r.overshoot_c <= kinds[kind].over_c), &n, &r);
+        told(CHECK(r.throttled_s <= kinds[kind].throttled_s), &n, &r);
+        told(CHECK(r.tokens >= 0.99 * good.tokens), &n, &r);
+        file.dropout_probability = dropout;
     }
 }
 
