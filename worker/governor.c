@@ -9,6 +9,8 @@
 
 static const uint64_t stale_ns = 5 * NS_PER_S;
 static const uint64_t missed_ns = 15 * NS_PER_S;
+static const double mean_s = 60, longest_s = 2; /* of the duty; an update later counts like this */
+static const double held_share = 2 / 3.0;
 static const double quantum_ms = (double)GOVERNOR_QUANTUM_NS / (double)NS_PER_MS;
 
 enum err governor_law_parse(const char *name, enum governor_law *ret, struct err_msg *why)
@@ -108,12 +110,24 @@ static bool keep_degrees(struct governor_degrees *last, uint64_t read_ns, bool *
     return *have;
 }
 
-/* While nobody sees how hot the card is, it rests at least as it did last; by the ramp's last word
- * for half of the time at most. */
+static void remember(struct governor *g, uint64_t now_ns)
+{
+    double duty = governor_duty(g->delay_ms);
+    double seconds = clamp((double)(now_ns - g->held_ns) / (double)NS_PER_S, 0, longest_s);
+    g->held_mean += g->held_ns == 0 ? duty : (duty - g->held_mean) * seconds / (seconds + mean_s);
+    g->held_ms = g->delay_ms;
+    g->held_ns = now_ns;
+}
+
+/* While nobody sees how hot the card is, it rests at least as it did last. But one bad second is
+ * nothing to go by for the rest of a night: the ramp rests for half of the time at most, pi works
+ * for two thirds of what it did in the minute before at least. */
 static double floor_ms(const struct governor *g)
 {
-    bool ramp = g->config.law == GOVERNOR_RAMP;
-    double held_ms = ramp ? clamp(g->held_ms, 0, quantum_ms) : g->held_ms;
+    double most_ms = quantum_ms;
+    if (g->config.law == GOVERNOR_PI)
+        most_ms = g->held_ns == 0 ? 0 : governor_delay_ms(g->held_mean * held_share);
+    double held_ms = clamp(g->held_ms, 0, most_ms);
     return held_ms > g->config.blind_ms ? held_ms : g->config.blind_ms;
 }
 
@@ -152,6 +166,6 @@ double governor_update(struct governor *g, const struct sensor_reading *in, uint
     g->delay_ms =
         clamp(delay_ms, governor_delay_ms(input.duty_max), governor_delay_ms(input.duty_min));
     if (!g->blind)
-        g->held_ms = g->delay_ms;
+        remember(g, now_ns);
     return g->delay_ms;
 }

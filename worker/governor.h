@@ -16,8 +16,9 @@
  * by at most 1 ms a second, so that it does not hunt.
  *
  * Both: without fresh degrees a fixed delay at least, or what they last held a hot card with if
- * that is longer (the ramp at most 50 ms); and bounds of duty that nothing goes beyond. Pacing is
- * all they do; no card's settings are touched. docs/governor.md has the figures.
+ * that is longer (the ramp at most 50 ms, pi at most what leaves two thirds of the last minute's
+ * duty); and bounds of duty that nothing goes beyond. Pacing is all they do; no card's settings are
+ * touched. docs/governor.md has the figures.
  *
  * Pure code: no clock, no sensor, no sleep. One thread. The pacer turns the delay into sleep. */
 #ifndef OCTO_WORKER_GOVERNOR_H
@@ -90,9 +91,11 @@ struct governor {
     struct governor_config config;
     struct governor_limits limits; /* those that count now */
     double delay_ms;
-    bool blind;     /* the last update had no fresh reading, or none of the heat any more */
-    double held_ms; /* the delay of the last update that was not blind */
-    double busy;    /* governor_tell_busy() */
+    bool blind;       /* the last update had no fresh reading, or none of the heat any more */
+    double held_ms;   /* the delay of the last update that was not blind, */
+    double held_mean; /* and the duty of about the minute before it */
+    uint64_t held_ns; /* when that was; 0: none yet */
+    double busy;      /* governor_tell_busy() */
     struct governor_degrees temp, margin; /* as last told */
     struct governor_ramp ramp;
     struct governor_pi pi;

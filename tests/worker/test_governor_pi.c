@@ -74,6 +74,27 @@ static void test_dropouts(void)
     CHECK(governor_update(&cool, &old, at_s(200)) == 5 && cool.blind);
 }
 
+/* A sensor that dies in a bad second of a good night: no tenth of the duty until morning. */
+static void test_dropout_while_throttled(void)
+{
+    struct governor g = start(governor_defaults());
+    struct sensor_reading in = {.have_temp = true};
+    for (double s = 1; s < 100; s++) {
+        in.temp_c = s < 95 ? 74 : 90;
+        in.throttle_bits = s < 95 ? 0 : THROTTLE_THERMAL;
+        in.read_ns = at_s(s);
+        governor_update(&g, &in, in.read_ns);
+    }
+    CHECK(governor_duty(g.delay_ms) < 0.11);
+    double duty = governor_duty(governor_update(&g, &in, at_s(106)));
+    CHECK(g.blind && duty >= 0.5 && duty < 0.95);
+    CHECK(governor_duty(governor_update(&g, &in, at_s(30000))) == duty);
+    /* Ten minutes too hot are another thing. */
+    for (double s = 30000; s < 30600; s++)
+        read_at(&g, 90, s);
+    CHECK(governor_duty(governor_update(&g, &in, at_s(40000))) < 0.15 && g.blind);
+}
+
 /* Degrees that end while watts go on: as they were for 5 s, then at least the blind delay, or what
  * held the card. What the degrees were last is nothing to go by for a night. */
 static void test_lost_heat(void)
@@ -461,6 +482,7 @@ int main(void)
 {
     test_cool_and_hot();
     test_dropouts();
+    test_dropout_while_throttled();
     test_lost_heat();
     test_throttle();
     test_watts();
