@@ -151,13 +151,16 @@ static void test_degrees(void)
         {43, 56, 56},    {44, 55, 55},   {53, 0, -100},     {55, 0, -100},   {60, 0, -100},
         {61, 0, 0},      {62, 0, 0},     {63, 57, 57},      {72, 50, -100},  {77, 57, 57},
         {78, 50, -100},                                /* each anew */
-        {85, 50, -100},  {86, 50, 50},   {97, 20, 20}, /* after a silence */
+        {79, 50, -100},  {80, 50, 50},   {91, 20, 20}, /* after a silence */
     };
     tell_degrees("%g 100 300", list, ARRAY_LEN(list));
     /* A large chip (an H100) whose duty changes: true from one second to the next. */
     static const struct told leaps[] = {{1, 44, 44}, {2, 52, 52}, {3, 54, 54},
                                         {4, 48, 48}, {5, 51, 51}, {6, 45, 45}};
     tell_degrees("%g 100 300", leaps, ARRAY_LEN(leaps));
+    static const struct told falls[] = {{100, 46, 46},   {101, 52, 52}, {102, 44, -100},
+                                        {103, 43, -100}, {104, 42, 42}, {105, 43, 43}};
+    tell_degrees("%g 100 300", falls, ARRAY_LEN(falls));
     /* The margin to a card's limit, which falls when it heats up. */
     static const struct told margins[] = {{1, 30, -30}, {2, 127, -100}, {3, 31, -31},
                                           {4, 22, -22}, {5, -60, -100}, {6, 21, -21},
