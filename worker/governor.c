@@ -152,8 +152,11 @@ double governor_update(struct governor *g, const struct sensor_reading *in, uint
         input.own_limit = true;
     }
     bool have_power = in->have_power && input.limit_w > 0;
-    bool seen = is_fresh(in->read_ns, now_ns) && (input.have_headroom || have_power);
-    g->blind = !seen || !temp || !margin;
+    bool fresh = is_fresh(in->read_ns, now_ns);
+    bool known = fresh && (input.have_headroom || have_power);
+    g->throttles = g->throttles || (fresh && (in->throttle_bits & THROTTLE_THERMAL) != 0);
+    bool seen = known || (fresh && g->throttles);
+    g->blind = !known || !temp || !margin;
     if (g->blind)
         input.duty_max = clamp(governor_duty(floor_ms(g)), input.duty_min, input.duty_max);
     double delay_ms = 0;

@@ -91,6 +91,7 @@ struct governor {
     struct governor_config config;
     struct governor_limits limits; /* those that count now */
     double delay_ms;
+    bool throttles;   /* it told that it slows itself down by heat, and will again */
     bool blind;       /* the last update had no fresh reading, or none of the heat any more */
     double held_ms;   /* the delay of the last update that was not blind, */
     double held_mean; /* and the duty of about the minute before it */

@@ -275,6 +275,28 @@ static void test_lost_one(void)
     }
 }
 
+/* A card that tells neither heat nor a limit of watts, but that it throttles: that counts. */
+static void test_throttle_alone(void)
+{
+    for (int law = GOVERNOR_RAMP; law <= GOVERNOR_PI; law++) {
+        struct governor g;
+        struct governor_config c = governor_defaults();
+        c.law = (enum governor_law)law;
+        governor_init(&g, c);
+        for (uint64_t s = 1; s < 1000; s++) {
+            struct sensor_reading in = {.have_power = true,
+                                        .power_w = 100,
+                                        .throttle_bits = s >= 100 && s < 110 ? THROTTLE_THERMAL : 0,
+                                        .read_ns = s * NS_PER_S};
+            governor_update(&g, &in, in.read_ns);
+            CHECK(s >= 100 || near(g.delay_ms, 5));
+            CHECK(s < 105 || s > 110 || g.delay_ms > 400);
+            CHECK(s != 113 || g.delay_ms > 100); /* and comes back, but not at once */
+        }
+        CHECK(near(g.delay_ms, 5) && g.blind);
+    }
+}
+
 /* --max-watts is a limit like the card's own, the lower of the two counts. */
 static void test_watts(void)
 {
@@ -478,6 +500,7 @@ int main(void)
     test_blind();
     test_lost_heat();
     test_lost_one();
+    test_throttle_alone();
     test_watts();
     test_bounds();
     test_quiet_hours();
