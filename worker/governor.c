@@ -58,7 +58,7 @@ static bool is_fresh(uint64_t read_ns, uint64_t now_ns)
     return read_ns != 0 && (now_ns < read_ns || now_ns - read_ns <= stale_ns);
 }
 
-static bool is_missed(const struct governor_degrees *d, uint64_t now_ns)
+static bool is_missed(const struct governor_told *d, uint64_t now_ns)
 {
     return d->read_ns != 0 && now_ns > d->read_ns + missed_ns;
 }
@@ -66,6 +66,12 @@ static bool is_missed(const struct governor_degrees *d, uint64_t now_ns)
 bool governor_misses_degrees(const struct governor *g, uint64_t now_ns)
 {
     return is_missed(&g->temp, now_ns) || is_missed(&g->margin, now_ns);
+}
+
+bool governor_misses_watts(const struct governor *g, uint64_t now_ns)
+{
+    uint64_t told_ns = g->watts.read_ns != 0 ? g->watts.read_ns : g->began_ns;
+    return g->limits.max_watts > 0 && told_ns != 0 && now_ns > told_ns + missed_ns;
 }
 
 bool governor_headroom_c(const struct governor *g, const struct sensor_reading *in, double *ret_c)
@@ -96,17 +102,17 @@ static double clamp(double x, double low, double high)
     return x < low ? low : x > high ? high : x;
 }
 
-/* Degrees that a reading lacks are those before it while these are fresh. False: they were told
- * once and are not any more. */
-static bool keep_degrees(struct governor_degrees *last, uint64_t read_ns, bool *have, double *c,
-                         uint64_t now_ns)
+/* What a reading lacks is as it was before while that is fresh. False: it was told once and is not
+ * any more. */
+static bool keep(struct governor_told *last, uint64_t read_ns, bool *have, double *value,
+                 uint64_t now_ns)
 {
     if (*have)
-        *last = (struct governor_degrees){.c = *c, .read_ns = read_ns};
+        *last = (struct governor_told){.value = *value, .read_ns = read_ns};
     if (last->read_ns == 0)
         return true;
     *have = is_fresh(last->read_ns, now_ns);
-    *c = last->c;
+    *value = last->value;
     return *have;
 }
 
@@ -136,9 +142,10 @@ double governor_update(struct governor *g, const struct sensor_reading *in, uint
     if (g->config.law == GOVERNOR_OFF)
         return g->delay_ms = 0;
     struct sensor_reading reading = *in;
-    bool temp = keep_degrees(&g->temp, in->read_ns, &reading.have_temp, &reading.temp_c, now_ns);
-    bool margin =
-        keep_degrees(&g->margin, in->read_ns, &reading.have_margin, &reading.margin_c, now_ns);
+    bool temp = keep(&g->temp, in->read_ns, &reading.have_temp, &reading.temp_c, now_ns);
+    bool margin = keep(&g->margin, in->read_ns, &reading.have_margin, &reading.margin_c, now_ns);
+    bool watts = keep(&g->watts, in->read_ns, &reading.have_power, &reading.power_w, now_ns);
+    g->began_ns = g->began_ns == 0 ? now_ns : g->began_ns;
     struct governor_input input = {
         .reading = &reading,
         .limit_w = in->limit_w,
@@ -151,12 +158,12 @@ double governor_update(struct governor *g, const struct sensor_reading *in, uint
         input.limit_w = g->limits.max_watts;
         input.own_limit = true;
     }
-    bool have_power = in->have_power && input.limit_w > 0;
+    bool have_power = reading.have_power && input.limit_w > 0;
     bool fresh = is_fresh(in->read_ns, now_ns);
     bool known = fresh && (input.have_headroom || have_power);
     g->throttles = g->throttles || (fresh && (in->throttle_bits & THROTTLE_THERMAL) != 0);
     bool seen = known || (fresh && g->throttles);
-    g->blind = !known || !temp || !margin;
+    g->blind = !known || !temp || !margin || (g->limits.max_watts > 0 && !watts);
     if (g->blind)
         input.duty_max = clamp(governor_duty(floor_ms(g)), input.duty_min, input.duty_max);
     double delay_ms = 0;

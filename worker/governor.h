@@ -82,8 +82,8 @@ struct governor_joules {
     uint64_t since_ns; /* when duty_max last changed; 0: nothing was told yet */
 };
 
-struct governor_degrees {
-    double c;
+struct governor_told {
+    double value;
     uint64_t read_ns; /* 0: never told */
 };
 
@@ -91,13 +91,15 @@ struct governor {
     struct governor_config config;
     struct governor_limits limits; /* those that count now */
     double delay_ms;
-    bool throttles;   /* it told that it slows itself down by heat, and will again */
-    bool blind;       /* the last update had no fresh reading, or none of the heat any more */
-    double held_ms;   /* the delay of the last update that was not blind, */
-    double held_mean; /* and the duty of about the minute before it */
-    uint64_t held_ns; /* when that was; 0: none yet */
-    double busy;      /* governor_tell_busy() */
-    struct governor_degrees temp, margin; /* as last told */
+    bool throttles; /* it told that it slows itself down by heat, and will again */
+    bool blind; /* the last update had no fresh reading, or none of the heat or of the watts that
+                 * are limited any more */
+    double held_ms;                           /* the delay of the last update that was not blind, */
+    double held_mean;                         /* and the duty of about the minute before it */
+    uint64_t held_ns;                         /* when that was; 0: none yet */
+    double busy;                              /* governor_tell_busy() */
+    struct governor_told temp, margin, watts; /* as last told */
+    uint64_t began_ns;                        /* the first update */
     struct governor_ramp ramp;
     struct governor_pi pi;
     struct governor_joules joules;
@@ -122,6 +124,8 @@ bool governor_headroom_c(const struct governor *g, const struct sensor_reading *
 /* Temperature or margin was told, and has not been for 15 s: longer than is normal when a load ends
  * (sensors/degrees.h). */
 bool governor_misses_degrees(const struct governor *g, uint64_t now_ns);
+/* There is a max_watts now, and nobody has told watts for 15 s, or ever: it is not kept. */
+bool governor_misses_watts(const struct governor *g, uint64_t now_ns);
 /* Share of time the engine may run at this delay, 0..1. */
 double governor_duty(double delay_ms);
 /* The delay of a duty above 0. */

@@ -137,6 +137,16 @@ static void say_unmet(struct heat *h)
     h->said_unmet = unmet;
 }
 
+static void say_no_watts(struct heat *h, double delay_ms, uint64_t now_ns)
+{
+    bool missing = governor_misses_watts(&h->governor, now_ns);
+    if (missing && !h->said_no_watts)
+        log_warn("nothing tells what the GPU takes, its most watts are not kept to wanted=%.0f "
+                 "resting_ms=%.1f",
+                 h->governor.limits.max_watts, delay_ms);
+    h->said_no_watts = missing;
+}
+
 static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
 {
     static const struct sensor_reading nothing;
@@ -176,6 +186,7 @@ void heat_tick(struct worker *w, uint64_t now_ns)
     double delay_ms = governor_update(&h->governor, &h->reading, now_ns);
     say_blind(h, delay_ms, now_ns);
     say_unmet(h);
+    say_no_watts(h, delay_ms, now_ns);
     if (w->loading)
         return;
     engine_thread_set_delay(w->engine, delay_ms);

@@ -28,7 +28,7 @@ struct heat {
     struct err_msg failed_why; /* of the last reading; "": it was good, or is not back */
     uv_work_t work;
     bool reading_now;
-    bool said_blind, said_unmet;
+    bool said_blind, said_unmet, said_no_watts;
     uint64_t asked_ns,
         heard_ns;    /* last read begun; last reading, until there is one the first ask */
     uint64_t gpu_ns; /* of the engine's steps, as of heard_ns */

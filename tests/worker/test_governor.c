@@ -314,6 +314,34 @@ static void test_watts(void)
     CHECK(near(governor_update(&g, &in, 5), 50));
 }
 
+/* Watts that end under --max-watts: what kept to it goes on, and somebody is to say so. Watts that
+ * nobody ever told are nothing to hold on to. */
+static void test_lost_watts(void)
+{
+    for (int law = GOVERNOR_RAMP; law <= GOVERNOR_PI; law++) {
+        struct governor g, never;
+        struct governor_config c = governor_defaults();
+        c.law = (enum governor_law)law;
+        c.limits.max_watts = 200;
+        governor_init(&g, c);
+        governor_init(&never, c);
+        double power_w = 0;
+        for (uint64_t s = 1; s < 2000; s++) {
+            struct sensor_reading in = {.have_temp = true, .temp_c = 50, .read_ns = s * NS_PER_S};
+            governor_update(&never, &in, in.read_ns);
+            CHECK(governor_misses_watts(&never, in.read_ns) == (s > 16) && !never.blind);
+            in.have_power = s < 600;
+            in.power_w = power_w = 60 + 230 * governor_duty(g.delay_ms);
+            governor_update(&g, &in, in.read_ns);
+            CHECK(g.blind == (s > 604) && governor_misses_watts(&g, in.read_ns) == (s > 614));
+            CHECK(s < 300 || (power_w <= 201 && power_w > 180));
+        }
+        g.limits.max_watts = 0; /* the quiet hours are over */
+        governor_update(&g, &(struct sensor_reading){0}, 2000 * NS_PER_S);
+        CHECK(!governor_misses_watts(&g, 2000 * NS_PER_S));
+    }
+}
+
 /* Bounds of duty hold for the ramp, its escalation and blind flight. */
 static void test_bounds(void)
 {
@@ -502,6 +530,7 @@ int main(void)
     test_lost_one();
     test_throttle_alone();
     test_watts();
+    test_lost_watts();
     test_bounds();
     test_quiet_hours();
     test_quiet_hours_refused();
