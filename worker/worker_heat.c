@@ -40,12 +40,15 @@ static void read_sensor(uv_work_t *work)
     h->fresh_err = sensor_read(h->sensor, clock_mono_ns(), &h->fresh, &h->fresh_why);
 }
 
-/* What a token costs; what is used while nothing runs is no part of it. */
+/* What a token costs; what is used while nothing runs, a load of another model too, is no part of
+ * it. */
 static void count_energy(struct worker *w)
 {
     struct heat *h = &w->heat;
-    struct core_stats core = engine_thread_stats(w->engine).core;
     energy_reading(&h->meter, &h->reading);
+    if (w->loading)
+        return;
+    struct core_stats core = engine_thread_stats(w->engine).core;
     engine_thread_set_meter(w->engine, &h->meter);
     if (core.shared_tokens == h->shared_tokens)
         return;
@@ -91,8 +94,7 @@ static void sensor_was_read(uv_work_t *work, int status)
     count_busy(w, now_ns);
     h->reading = h->fresh;
     h->heard_ns = now_ns;
-    if (!w->loading)
-        count_energy(w);
+    count_energy(w);
     count_temp(h);
 }
 
@@ -198,6 +200,8 @@ void heat_new_engine(struct worker *w)
     w->heat.shared_j = 0;
     w->heat.shared_tokens = 0;
     w->heat.gpu_ns = 0;
+    engine_thread_set_meter(w->engine,
+                            &w->heat.meter); /* the next reading is up to a second away */
 }
 
 void heat_close(struct worker *w)
