@@ -7,8 +7,6 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-static const uint64_t reading_keeps_ns = 5 * NS_PER_S; /* an older one is told to nobody */
-
 enum err heat_open(struct worker *w, struct err_msg *why)
 {
     struct heat *h = &w->heat;
@@ -38,6 +36,8 @@ static void read_sensor(uv_work_t *work)
 {
     struct heat *h = work->data;
     h->fresh_err = sensor_read(h->sensor, clock_mono_ns(), &h->fresh, &h->fresh_why);
+    if (h->fresh_err == ERR_OK)
+        sensor_came(&h->fresh, clock_mono_ns());
 }
 
 /* What a token costs; what is used while nothing runs, a load of another model too, is no part of
@@ -114,7 +114,7 @@ static void begin_reading(struct worker *w, uint64_t now_ns)
 /* A sensor that falls silent or tells no degrees any more, and that answers again. */
 static void say_blind(struct heat *h, double delay_ms, uint64_t now_ns)
 {
-    bool silent = h->heard_ns != 0 && now_ns - h->heard_ns > reading_keeps_ns;
+    bool silent = h->heard_ns != 0 && now_ns - h->heard_ns > SENSOR_KEEPS_NS;
     bool blind = silent || governor_misses_degrees(&h->governor, now_ns);
     if (h->sensor == NULL || blind == h->said_blind)
         return;
@@ -153,7 +153,7 @@ static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
 {
     static const struct sensor_reading nothing;
     struct heat *h = &w->heat;
-    bool fresh = h->reading.read_ns != 0 && now_ns - h->reading.read_ns <= reading_keeps_ns;
+    bool fresh = h->reading.read_ns != 0 && now_ns - h->reading.read_ns <= SENSOR_KEEPS_NS;
     const struct sensor_reading *in = fresh ? &h->reading : &nothing;
     struct thread_stats stats = engine_thread_stats(w->engine);
     struct headroom room = {

@@ -6,6 +6,7 @@
 #include "base/size.h"
 #include "check.h"
 #include "worker/governor.h"
+#include "worker/sensors/sensor.h"
 
 static struct governor start(struct governor_config c)
 {
@@ -93,6 +94,29 @@ static void test_dropout_while_throttled(void)
     for (double s = 30000; s < 30600; s++)
         read_at(&g, 90, s);
     CHECK(governor_duty(governor_update(&g, &in, at_s(40000))) < 0.15 && g.blind);
+}
+
+/* Calls of a sensor that take seconds, one after the other: slow, not blind. What came after longer
+ * than a reading keeps is as old as its call. */
+static void test_slow_sensor(void)
+{
+    for (double call_s = 0.5; call_s < 8; call_s += 0.5) {
+        struct governor g = start(governor_defaults());
+        struct sensor_reading in = {0};
+        double asked_s = 1, blind = 0, count = 0;
+        for (double s = 1; s < 300; s += 0.05) {
+            if (s >= asked_s + call_s) {
+                in = (struct sensor_reading){
+                    .have_temp = true, .temp_c = 50, .read_ns = at_s(asked_s)};
+                sensor_came(&in, at_s(s));
+                asked_s = s;
+            }
+            governor_update(&g, &in, at_s(s));
+            blind += s > 20 && g.blind ? 1 : 0;
+            count += s > 20 ? 1 : 0;
+        }
+        CHECK(call_s < 5 ? blind == 0 : call_s == 5 || blind == count);
+    }
 }
 
 /* Degrees that end while watts go on: as they were for 5 s, then at least the blind delay, or what
@@ -483,6 +507,7 @@ int main(void)
     test_cool_and_hot();
     test_dropouts();
     test_dropout_while_throttled();
+    test_slow_sensor();
     test_lost_heat();
     test_throttle();
     test_watts();

@@ -21,7 +21,7 @@ struct sensor_reading {
     double energy_j;        /* a counter that only rises, since some moment in the past */
     double clock_mhz;       /* of the shader cores; 0: unknown */
     unsigned throttle_bits; /* THROTTLE_*; 0: none, or unknown */
-    uint64_t read_ns;       /* monotonic: when reading it began; 0: never */
+    uint64_t read_ns;       /* monotonic: when reading it began, or it came; 0: never */
 };
 
 #endif

@@ -155,6 +155,12 @@ enum err sensor_read(struct sensor *s, uint64_t now_ns, struct sensor_reading *r
     return ERR_OK;
 }
 
+void sensor_came(struct sensor_reading *in, uint64_t now_ns)
+{
+    if (now_ns - in->read_ns <= SENSOR_KEEPS_NS)
+        in->read_ns = now_ns;
+}
+
 void sensor_close(struct sensor **s)
 {
     if (s == NULL || *s == NULL)

@@ -12,6 +12,8 @@
 
 struct sensor;
 
+#define SENSOR_KEEPS_NS UINT64_C(5000000000) /* an older reading is none */
+
 /* Whose sensor is wanted. Strings are borrowed for the call. */
 struct sensor_target {
     const char *pci;   /* as the Vulkan driver tells it: "0000:01:00.0"; "" or NULL: unknown */
@@ -34,6 +36,10 @@ const char *sensor_name(const struct sensor *s);
  * nothing could be read now; *ret is untouched. */
 enum err sensor_read(struct sensor *s, uint64_t now_ns, struct sensor_reading *ret,
                      struct err_msg *why) MUST_CHECK;
+/* A reading that has come is as old as that, however long its call took. But of one that took
+ * longer than a reading keeps nobody knows when the device was looked at: it is as old as the call.
+ */
+void sensor_came(struct sensor_reading *in, uint64_t now_ns);
 void sensor_close(struct sensor **s);
 /* Instead, while a read of it does not come back: it is left to the process's end. */
 void sensor_abandon(struct sensor **s);
