@@ -86,8 +86,10 @@ static void put_worker(FILE *out, const struct rec_WORKER *w)
     char kv[24] = "-", cached[24] = "-"; /* of its pages; of all prompt tokens */
     char peak[24] = "-", per_token[24] = "-", energy[TEXT_ENERGY_BYTES];
     if (!str_eq(w->state, STR_LIT("lost"))) {
-        if (w->temp_known)
+        if (w->temp_known && w->temp_c > 0)
             of_limit(w->temp_c, w->target_c, "C", temp, sizeof temp);
+        else if (w->temp_known) /* it tells only how far its own limit is */
+            snprintf(temp, sizeof temp, "%.0f left", w->margin_c);
         if (w->power_w > 0)
             of_limit(w->power_w, w->power_limit_w, "W", power, sizeof power);
         if (w->duty > 0)

@@ -58,10 +58,15 @@ static struct rec_WORKER workers[] = {
      .temp_peak_c = 66},
     {.worker = {"h2:0", 4}, .state = {"lost", 4}, .duty = 1, .decode_tokens_per_s = 99},
     {.worker = {"h3:0", 4}, .state = {"ready", 5}}, /* has said no more than HELLO */
+    {.worker = {"h4:0", 4},
+     .state = {"ready", 5},
+     .temp_known = true,
+     .margin_c = 33,
+     .target_c = 75}, /* tells no degrees, but how far its limit is */
 };
 
 static const struct msg_status_ok all = {
-    .uptime_ms = 5000, .batches = {batches, 3}, .left_out = 2, .workers = {workers, 3}};
+    .uptime_ms = 5000, .batches = {batches, 3}, .left_out = 2, .workers = {workers, 4}};
 static const struct msg_status_ok none;
 
 static char page[8192];
@@ -103,6 +108,9 @@ static void test_tables(void)
             "     -      -        -        unknown "));
     CHECK(
         has("h3:0    ready                  0         0       0.0        -      -          -     -"
+            "     -      -        -        unknown "));
+    CHECK(
+        has("h4:0    ready                  0         0       0.0  33 left      -          -     -"
             "     -      -        -        unknown "));
     f = begin();
     view_batches(f, &none);
