@@ -12,6 +12,9 @@
 
 enum { METRICS_WORKERS = 512 };
 
+/* Its sensor tells something: heat, or what it takes. */
+#define WORKER_SENSED(w) ((w)->temp_known || (w)->power_w > 0)
+
 /* Of a worker w; known: false leaves the line out. Lost workers have the first row only. */
 #define WORKER_METRICS(X)                                                                          \
     X(W_UP, "octoflow_worker_up", gauge, "", str_eq(w->state, STR_LIT("ready")), true,             \
@@ -51,11 +54,12 @@ enum { METRICS_WORKERS = 512 };
     X(W_PACE, "octoflow_worker_pace_seconds", gauge, "", w->pace_ms / 1000, true,                  \
       "the governor's delay after each 50 ms of work")                                             \
     X(W_THERMAL, "octoflow_worker_throttled", gauge, "reason=\"thermal\"",                         \
-      (double)(w->throttle_bits & 1), true, "1: the GPU slows itself down")                        \
+      (double)(w->throttle_bits & 1), WORKER_SENSED(w),                                            \
+      "1: the GPU slows itself down; only while its sensor tells something")                       \
     X(W_POWER_CAP, "octoflow_worker_throttled", gauge, "reason=\"power\"",                         \
-      (double)(w->throttle_bits >> 1 & 1), true, "")                                               \
+      (double)(w->throttle_bits >> 1 & 1), WORKER_SENSED(w), "")                                   \
     X(W_BRAKE, "octoflow_worker_throttled", gauge, "reason=\"hardware\"",                          \
-      (double)(w->throttle_bits >> 2 & 1), true, "")
+      (double)(w->throttle_bits >> 2 & 1), WORKER_SENSED(w), "")
 
 /* Appends the lines of all rows. */
 enum err worker_metrics_render(const struct rec_WORKER *workers, size_t count,

@@ -67,6 +67,7 @@ static void test_workers(void)
     CHECK(has("kv_cache_usage_ratio{worker=\"a\\\"\\\\\\n\xc3\xa9\"} 0.25\n"));
     CHECK(has("octoflow_worker_pace_seconds{worker=\"blind\"} 0\n"));
     CHECK(strstr(page.data, "temperature_celsius{worker=\"blind\"}") == NULL); /* unknown is no 0 */
+    CHECK(strstr(page.data, "worker_throttled{worker=\"blind\"") == NULL);
     CHECK(strstr(page.data, "temperature_celsius{worker=\"gone\"}") == NULL);
     CHECK(has("octoflow_worker_up{worker=\"gone\","));
 }
