@@ -209,7 +209,7 @@ static void json_worker(struct json_out *o, const struct rec_WORKER *w)
         r->temp_c = r->margin_c = NAN;
     double *const unknown_at_0[] = {&r->temp_c,           &r->power_w,  &r->power_limit_w,
                                     &r->joules_per_token, &r->energy_j, &r->temp_mean_c,
-                                    &r->temp_peak_c,      &r->duty};
+                                    &r->temp_peak_c,      &r->duty,     &r->target_c};
     for (size_t i = 0; i < ARRAY_LEN(unknown_at_0); i++)
         *unknown_at_0[i] = known(*unknown_at_0[i]);
     JSON_RECORD(REC_WORKER, o, r);

@@ -7,6 +7,14 @@
 #include "base/clock.h"
 #include "base/log.h"
 
+/* Of the options that only a law keeps to; the target has a default. */
+static bool limits_anything(const struct governor_config *c)
+{
+    struct governor_config usual = governor_defaults();
+    return c->limits.target_c != usual.limits.target_c || c->limits.max_watts > 0 ||
+           c->limits.duty_max < 1 || c->hours.count > 0 || c->joules_per_token > 0;
+}
+
 enum err heat_open(struct worker *w, struct err_msg *why)
 {
     struct heat *h = &w->heat;
@@ -23,11 +31,17 @@ enum err heat_open(struct worker *w, struct err_msg *why)
     if (device->software && automatic)
         config.law = GOVERNOR_OFF;
     governor_init(&h->governor, config);
-    if (h->sensor != NULL)
+    bool off = config.law == GOVERNOR_OFF;
+    if (h->sensor != NULL && off)
+        log_info("sensor name=%s governor=off", sensor_name(h->sensor));
+    else if (h->sensor != NULL)
         log_info("sensor name=%s target_c=%.0f", sensor_name(h->sensor), config.limits.target_c);
-    else if (config.law != GOVERNOR_OFF)
+    else if (!off)
         log_warn("no sensor, resting %.1f ms after every 50 ms of work reason=\"%s\"",
                  config.blind_ms, reason.text);
+    if (off && limits_anything(&config))
+        log_warn("the governor is off: no target, --max-watts, --duty-max, --quiet-hours or "
+                 "--joules-per-token is kept to");
     return ERR_OK;
 }
 
@@ -158,7 +172,7 @@ static void tell_session(struct worker *w, double delay_ms, uint64_t now_ns)
     struct thread_stats stats = engine_thread_stats(w->engine);
     struct headroom room = {
         .temp_c = in->have_temp ? in->temp_c : 0,
-        .target_c = h->governor.limits.target_c,
+        .target_c = h->governor.config.law == GOVERNOR_OFF ? 0 : h->governor.limits.target_c,
         .power_w = in->have_power ? in->power_w : 0,
         .power_limit_w = in->limit_w,
         .throttle_bits = in->throttle_bits,
