@@ -58,11 +58,12 @@ struct governor_ramp {
 /* The controller's; governor_pi.c explains. */
 struct governor_pi {
     bool started, heat_known;
-    unsigned throttled;         /* readings in a row, of a card that works */
-    uint64_t read_ns;           /* of the last reading that counted */
-    double headroom_c;          /* smoothed, and less backoff_c */
-    double backoff_c;           /* learnt from the card's throttling */
-    double integral, duty;      /* shares of full duty */
+    bool learnt;           /* from this throttling, which goes on */
+    uint64_t throttle_ns;  /* of the last reading that told one while the card worked; 0: none */
+    uint64_t read_ns;      /* of the last reading that counted */
+    double headroom_c;     /* smoothed, and less backoff_c */
+    double backoff_c;      /* learnt from the card's throttling */
+    double integral, duty; /* shares of full duty */
     double power_w, power_duty; /* smoothed alike */
     double full_w, most_w;      /* watts at full duty: of this work, of the hungriest of late */
     bool counted;               /* a counter of energy tells the watts: */

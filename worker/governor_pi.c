@@ -7,9 +7,9 @@
  * for the same budget, at once, before the temperature has moved (feed-forward). The budget's
  * bounds are the duty's and the watts'; the integral stops at them, so that nothing winds up while
  * the card is cool, and a reading that did not come integrates nothing. A thermal-throttle bit
- * halves the budget each second. Two in a row from a card that works teach: the target is kept 3
- * degrees below where the card throttled, 10 below the target asked for at most, and comes back by
- * a degree in ten minutes. */
+ * halves the budget each second. A second one within ten minutes, from a card that works, teaches:
+ * the target is kept 3 degrees below where the card throttled, but 10 lower at most than it was
+ * kept before, and comes back by a degree in ten minutes. */
 #include "base/clock.h"
 #include "worker/governor_impl.h"
 
@@ -25,7 +25,8 @@ static const double far_c = 10;           /* more headroom, or less, counts like
 static const double longest_s = 2;        /* a later reading counts like one after this time */
 static const double lightest = 0.5;       /* work counts as taking this share of most_w at least */
 static const double throttle_below_c = 3; /* of where the card throttled */
-static const double most_backoff_c = 10;  /* a card that throttles cool has other troubles */
+static const double most_backoff_c = 10;  /* more of it at a time is not believed */
+static const uint64_t again_ns = 600 * NS_PER_S;
 static const double forget_c_per_s = 1 / 600.0;
 static const double no_heat_limit = 0.95; /* of the card's watts, where nothing tells its heat */
 static const double no_heat_c = 1;        /* what counts as headroom then, to forget a throttling */
@@ -106,9 +107,18 @@ static void forget_headroom(struct governor_pi *p)
 static bool learn_throttling(struct governor_pi *p, const struct governor_input *in)
 {
     bool throttled = (in->reading->throttle_bits & THROTTLE_THERMAL) != 0;
-    p->throttled = throttled && in->busy != 0 ? p->throttled + 1 : 0;
-    if (p->throttled == 2 && in->have_headroom)
-        p->backoff_c = clamp(in->headroom_c + throttle_below_c, p->backoff_c, most_backoff_c);
+    if (!throttled || in->busy == 0) {
+        p->learnt = false;
+        return throttled;
+    }
+    uint64_t read_ns = in->reading->read_ns;
+    bool again = p->throttle_ns != 0 && read_ns - p->throttle_ns <= again_ns;
+    p->throttle_ns = read_ns;
+    if (again && !p->learnt && in->have_headroom) {
+        p->backoff_c =
+            clamp(in->headroom_c + throttle_below_c, p->backoff_c, p->backoff_c + most_backoff_c);
+        p->learnt = true;
+    }
     return throttled;
 }
 

@@ -125,6 +125,13 @@ static void test_target_too_high(void)
     n.governor.limits.target_c = 95;
     struct night_result r = night_run(&n);
     told(CHECK(r.throttled_s < none.throttled_s / 10 && r.tokens > none.tokens), &n, &r);
+    /* Also of firmware that throttles for a second at a time, and far below the target. */
+    n.plant = plant("smooth_dvfs");
+    for (double target_c = 88; target_c <= 108; target_c += 10) {
+        n.governor.limits.target_c = target_c;
+        r = night_run(&n);
+        told(CHECK(r.throttled_s < 180), &n, &r);
+    }
 }
 
 /* A sensor that falls silent and talks nonsense, up to four readings in a row. What cannot be true
