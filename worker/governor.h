@@ -64,6 +64,7 @@ struct governor_pi {
     double headroom_c;     /* smoothed, and less backoff_c */
     double backoff_c;      /* learnt from the card's throttling */
     double integral, duty; /* shares of full duty */
+    double busy;           /* share of time that steps took, smoothed */
     double power_w, power_duty; /* smoothed alike */
     double full_w, most_w;      /* watts at full duty: of this work, of the hungriest of late */
     bool counted;               /* a counter of energy tells the watts: */

@@ -18,12 +18,14 @@ static const double integral_s = 25;    /* until the integral has done what the 
 static const double smooth_s = 3;       /* of noise and of whole degrees */
 static const double smooth_power_s = 5; /* longer than watts are late behind the duty */
 static const double smooth_moments_s = 30;
-static const double least_busy = 0.3;     /* of the duty: less is mostly an idle card's watts */
-static const double slack = 0.01;         /* of budget above full duty: noise does not cut in */
-static const double near_c = 4;           /* the last degrees, in which the budget is held down */
-static const double far_c = 10;           /* more headroom, or less, counts like this much */
-static const double longest_s = 2;        /* a later reading counts like one after this time */
-static const double lightest = 0.5;       /* work counts as taking this share of most_w at least */
+static const double least_busy = 0.3; /* of the duty, for some seconds: an idle card's watts */
+static const double steady_busy =
+    0.75;                           /* more is all of it: steps count when they end, in bursts */
+static const double slack = 0.01;   /* of budget above full duty: noise does not cut in */
+static const double near_c = 4;     /* the last degrees, in which the budget is held down */
+static const double far_c = 10;     /* more headroom, or less, counts like this much */
+static const double longest_s = 2;  /* a later reading counts like one after this time */
+static const double lightest = 0.5; /* work counts as taking this share of most_w at least */
 static const double throttle_below_c = 3; /* of where the card throttled */
 static const double most_backoff_c = 10;  /* more of it at a time is not believed */
 static const uint64_t again_ns = 600 * NS_PER_S;
@@ -64,9 +66,14 @@ static void learn_power(struct governor_pi *p, const struct sensor_reading *in, 
     double power_w = in->power_w;
     if (in->have_energy ? !count_power_w(p, in, &power_w) : p->counted || !in->have_power)
         return;
-    double duty = busy < 0 ? p->duty : clamp(busy, 0, 1);
-    if (duty < p->duty * least_busy)
+    double duty = busy < 0 ? p->duty : busy;
+    if (p->full_w <= 0)
+        p->busy = duty;
+    smooth(&p->busy, duty, seconds, smooth_power_s);
+    if (p->busy < p->duty * least_busy)
         return;
+    if (p->busy >= p->duty * steady_busy)
+        duty = p->duty;
     if (p->full_w <= 0) {
         p->power_w = power_w;
         p->power_duty = duty;

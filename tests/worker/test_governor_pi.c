@@ -241,6 +241,38 @@ static double watts_after_idle(bool counter)
     return sum_w / 60;
 }
 
+/* The mean with steps of step_s, which count as work when they end: a second may have none. */
+static double watts_of_long_steps(double step_s)
+{
+    struct governor_config c = governor_defaults();
+    c.limits.max_watts = 200;
+    struct governor g = start(c);
+    double energy_j = 1e6, began_j = 0, worked_s = 0, left_s = step_s, rest_s = 0;
+    for (int i = 1; i <= 60000; i++) {
+        bool on = rest_s < 1e-9;
+        energy_j += on ? 3.5 : 0.6;
+        left_s -= on ? 0.01 : 0;
+        rest_s -= on ? 0 : 0.01;
+        if (on && left_s < 1e-9) {
+            worked_s += step_s;
+            rest_s = step_s / 0.05 * g.delay_ms / 1000;
+            left_s = step_s;
+        }
+        began_j = i == 6000 ? energy_j : began_j;
+        if (i % 100 != 0)
+            continue;
+        struct sensor_reading in = {.have_temp = true,
+                                    .temp_c = 50,
+                                    .have_energy = true,
+                                    .energy_j = energy_j,
+                                    .read_ns = at_s(i / 100.0)};
+        governor_tell_busy(&g, worked_s);
+        governor_update(&g, &in, in.read_ns);
+        worked_s = 0;
+    }
+    return (energy_j - began_j) / 540;
+}
+
 /* A card of idle_w and so much more at full duty; returns its mean power in the end. Watts come as
  * `how` says: of a second, of a moment, or by a counter beside those. */
 enum watts { MEAN, PULSES, PULSES_AND_COUNTER };
@@ -284,6 +316,7 @@ static void test_watts(void)
     double pulses_w = run_watts(c, PULSES, 700, true); /* a guess, on the safe side */
     CHECK(pulses_w < 202 && pulses_w > 180);
     CHECK(watts_after_idle(true) <= 1.05 * 200 && watts_after_idle(false) <= 1.05 * 200);
+    CHECK(fabs(watts_of_long_steps(0.1) - 200) < 4 && fabs(watts_of_long_steps(0.8) - 200) < 4);
     c.limits.max_watts = 10; /* less than it takes idle: the least duty */
     CHECK(fabs(run_watts(c, MEAN, 700, true) - 89) < 0.1);
     /* A card that tells its watts and not its heat stays 5 % below its limit. */
