@@ -230,6 +230,15 @@ def submits(bench, good_line):
             ("a pipe", ["/dev/stdin", "--batch", "piped"], 0, "1 lines: 1 new")):
         one_line(bench, what, bench.run(bench.octoflow, "submit", "--broker", endpoint, *arguments, input=good,
                                         timeout=60), code, part)
+    cancel = [bench.octoflow, "cancel", "--broker", endpoint, "piped"]
+    for line in ("99999999999999999999", "18446744073709551615", "1-18446744073709551615", "4294967296", "0", "3-2",
+                 "1-"):
+        one_line(bench, f"cancel {line}", bench.run(*cancel, line, timeout=60), USAGE, line, "no line number")
+    one_line(bench, "cancel too many", bench.run(*cancel, "1-65537", timeout=60), USAGE, "at most 65536 lines")
+    one_line(bench, "cancel a line that is not there", bench.run(*cancel, "1", "7-9", "2", timeout=60), 1,
+             "piped has no line 7-9", "piped has no line 2")
+    code, out, err = bench.run(*cancel, "1", "1-9", timeout=60)
+    bench.same((code, out, err), (0, "0 lines of piped cancelled\n", ""), "cancel again, of a range that has one line")
     broker.terminate()
     bench.same(bench.finish(broker, 30)[0], 0, "the broker's exit code")
     bench.wait_for("a worker says why it does not join", lambda: f'no broker, trying again broker={nowhere} reason="No '
