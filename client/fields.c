@@ -16,6 +16,8 @@
         name, FIELD_HARMLESS                                                                       \
     }
 
+enum { MAX_STOPS = 16, MAX_STOP_IDS = 64, MAX_BAD_WORDS = 128 };
+
 static const struct field table[] = {
     {"prompt", FIELD_PROMPT},
     {"messages", FIELD_MESSAGES},
@@ -27,15 +29,15 @@ static const struct field table[] = {
     {"min_p", FIELD_FLOAT, 0, 1, TO(min_p)},
     {"top_k", FIELD_TOP_K, -1, 9e15, TO(top_k)},
     {"seed", FIELD_SEED, .offset = TO(seed)},
-    {"stop", FIELD_TEXTS, .max = 16, .offset = TO(stop), .one_text = true},
-    {"stop_token_ids", FIELD_TOKENS, .offset = TO(stop_token_ids), .max = 64},
+    {"stop", FIELD_TEXTS, .max = MAX_STOPS, .offset = TO(stop), .one_text = true},
+    {"stop_token_ids", FIELD_TOKENS, .offset = TO(stop_token_ids), .max = MAX_STOP_IDS},
     {"ignore_eos", FIELD_BOOL, .offset = TO(ignore_eos)},
     {"n", FIELD_COUNT, 1, PROTO_MAX_CHOICES, TO(n)},
     {"presence_penalty", FIELD_FLOAT, -2, 2, TO(presence_penalty)},
     {"frequency_penalty", FIELD_FLOAT, -2, 2, TO(frequency_penalty)},
     {"repetition_penalty", FIELD_FLOAT, 0.01, 100, TO(repetition_penalty)},
     {"logit_bias", FIELD_BIAS, -100, 100},
-    {"bad_words", FIELD_TEXTS, .max = 128, .offset = TO(bad_words)},
+    {"bad_words", FIELD_TEXTS, .max = MAX_BAD_WORDS, .offset = TO(bad_words)},
     {"logprobs", FIELD_LOGPROBS},
     {"top_logprobs", FIELD_COUNT, 0, 20, TO(top_logprobs)},
 

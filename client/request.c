@@ -78,11 +78,41 @@ enum err request_wrong_type(struct request *r, const char *param, const json_t *
 
 /* ---- kinds of fields ---- */
 
+bool request_expected(const struct field *f, char ret[REQUEST_EXPECTED_BYTES])
+{
+    switch (f->kind) {
+    case FIELD_FLOAT:
+        snprintf(ret, REQUEST_EXPECTED_BYTES, "a number %s%g to %g",
+                 f->min_open ? "above " : "from ", f->min, f->max);
+        return true;
+    case FIELD_SEED:
+        snprintf(ret, REQUEST_EXPECTED_BYTES, "a whole number from %" PRId64 " to %" PRId64,
+                 INT64_MIN, INT64_MAX);
+        return true;
+    case FIELD_COUNT:
+    case FIELD_TOP_K:
+        snprintf(ret, REQUEST_EXPECTED_BYTES, "a whole number from %.0f to %.0f%s", f->min, f->max,
+                 f->kind == FIELD_TOP_K ? " (-1 and 0: off)" : "");
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool request_whole(const json_t *v, json_int_t *ret)
+{
+    static const double most = 9007199254740992.0; /* 2^53: above, a real has lost digits */
+    double d = json_number_value(v);
+    if (json_is_real(v) && (d < -most || d > most || d != (double)(json_int_t)d))
+        return false;
+    *ret = json_is_real(v) ? (json_int_t)d : json_integer_value(v);
+    return json_is_number(v);
+}
+
 static enum err take_float(struct parser *p, const struct field *f, const json_t *v)
 {
-    char range[80];
-    snprintf(range, sizeof range, "a number %s%g to %g", f->min_open ? "above " : "from ", f->min,
-             f->max);
+    char range[REQUEST_EXPECTED_BYTES];
+    request_expected(f, range);
     if (!json_is_number(v))
         return request_wrong_type(p->r, f->name, v, range);
     double d = json_number_value(v);
@@ -95,19 +125,15 @@ static enum err take_float(struct parser *p, const struct field *f, const json_t
 
 static enum err take_count(struct parser *p, const struct field *f, const json_t *v)
 {
-    char expected[80];
-    if (f->kind == FIELD_COUNT && f->max < 1e6)
-        snprintf(expected, sizeof expected, "a whole number from %.0f to %.0f", f->min, f->max);
-    else
-        snprintf(expected, sizeof expected, "a whole number, %.0f or more%s", f->min,
-                 f->kind == FIELD_TOP_K ? " (-1 and 0: off)" : "");
-    if (!json_is_integer(v)) {
+    char expected[REQUEST_EXPECTED_BYTES];
+    json_int_t i = 0;
+    request_expected(f, expected);
+    if (!request_whole(v, &i)) {
         if (json_is_real(v))
-            return request_bad(p->r, "invalid_type", f->name, "%s is %g, expected %s", f->name,
+            return request_bad(p->r, "invalid_type", f->name, "%s is %.17g, expected %s", f->name,
                                json_real_value(v), expected);
         return request_wrong_type(p->r, f->name, v, expected);
     }
-    json_int_t i = json_integer_value(v);
     if (f->kind == FIELD_SEED) {
         p->q.seed = (uint64_t)i;
         p->seed_given = true;
@@ -179,12 +205,12 @@ static enum err take_ids(struct parser *p, const char *name, const json_t *v, si
         return ERR_NOMEM;
     for (size_t i = 0; i < count; i++) {
         const json_t *one = json_array_get(v, i);
-        if (!json_is_integer(one) || json_integer_value(one) < 0 ||
-            json_integer_value(one) > UINT32_MAX)
+        json_int_t id = 0;
+        if (!request_whole(one, &id) || id < 0 || id > UINT32_MAX)
             return request_bad(
                 p->r, "invalid_type", name, "%s: item %zu is %s, expected token ids (0 or more)",
                 name, i, json_is_number(one) ? "no whole number in range" : request_what_is(one));
-        items[i] = (uint64_t)json_integer_value(one);
+        items[i] = (uint64_t)id;
     }
     *ret = (struct u64s){items, count};
     return ERR_OK;
@@ -193,6 +219,8 @@ static enum err take_ids(struct parser *p, const char *name, const json_t *v, si
 static enum err take_prompt(struct parser *p, const struct field *f, const json_t *v)
 {
     p->has_prompt = true;
+    if (json_array_size(v) == 1 && json_is_string(json_array_get(v, 0)))
+        v = json_array_get(v, 0);
     if (json_is_string(v)) {
         p->q.prompt = request_text(v);
         if (p->q.prompt.len == 0)
@@ -287,21 +315,42 @@ static enum err finish_request(struct parser *p, const struct request_options *o
     return ERR_OK;
 }
 
+bool request_id_is_good(struct str id)
+{
+    return id.len > 0 && id.len <= PROTO_MAX_CUSTOM_ID_BYTES &&
+           memchr(id.data, '\0', id.len) == NULL;
+}
+
+enum err request_make_id(struct request *r, uint64_t line_number)
+{
+    char name[32];
+    int len = snprintf(name, sizeof name, "line-%" PRIu64, line_number);
+    r->custom_id = (struct str){arena_copy(&r->arena, name, (size_t)len), (size_t)len};
+    r->id_is_made = true;
+    return r->custom_id.data == NULL ? ERR_NOMEM : ERR_OK;
+}
+
 static enum err take_custom_id(struct parser *p, const json_t *v, uint64_t line_number)
 {
     struct request *r = p->r;
     if (v == NULL || json_is_null(v)) {
-        char name[32];
-        int len = snprintf(name, sizeof name, "line-%" PRIu64, line_number);
         if (!p->short_form)
             return request_bad(r, "missing_field", "custom_id", "custom_id is missing");
-        r->custom_id = (struct str){arena_copy(&r->arena, name, (size_t)len), (size_t)len};
-        return r->custom_id.data == NULL ? ERR_NOMEM : ERR_OK;
+        return request_make_id(r, line_number);
+    }
+    if (json_is_number(v)) {
+        enum err e = request_keep_id(r, p->line);
+        if (e != ERR_OK)
+            return e;
     }
     if (!json_is_string(v))
         return request_wrong_type(r, "custom_id", v, "a string");
     struct str id = request_text(v);
-    if (id.len == 0 || id.len > PROTO_MAX_CUSTOM_ID_BYTES || memchr(id.data, '\0', id.len) != NULL)
+    if (id.len > PROTO_MAX_CUSTOM_ID_BYTES)
+        return request_bad(r, "invalid_value", "custom_id",
+                           "custom_id \"%.40s...\" has %zu bytes, expected 1 to %d", id.data,
+                           id.len, PROTO_MAX_CUSTOM_ID_BYTES);
+    if (!request_id_is_good(id))
         return request_bad(r, "invalid_value", "custom_id",
                            "custom_id has %zu bytes, expected 1 to %d without NUL", id.len,
                            PROTO_MAX_CUSTOM_ID_BYTES);
@@ -379,7 +428,9 @@ enum err request_parse(struct str line, uint64_t line_number, const struct reque
     *ret = (struct request){0};
     size_t valid = utf8_valid_prefix(line.data, line.len);
     if (valid < line.len) {
-        enum err bad = request_bad(ret, "invalid_json", NULL, "not UTF-8 at byte %zu", valid + 1);
+        enum err bad = request_keep_id(ret, line);
+        if (bad == ERR_OK)
+            bad = request_bad(ret, "invalid_json", NULL, "not UTF-8 at byte %zu", valid + 1);
         return bad == ERR_NOMEM ? bad : ERR_OK;
     }
     json_t *root = json_loadb(line.data, line.len, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
@@ -387,10 +438,10 @@ enum err request_parse(struct str line, uint64_t line_number, const struct reque
     if (root == NULL) {
         if (json_error_code(&error) == json_error_out_of_memory)
             return ERR_NOMEM;
-        e = request_bad(ret, "invalid_json", NULL, "not JSON: %.200s (byte %d)", error.text,
-                        error.position);
+        e = request_not_read(ret, line, line_number, &error);
     } else {
         struct parser p = {.r = ret,
+                           .line = line,
                            .q = {.temperature = 1, .top_p = 1, .repetition_penalty = 1, .n = 1}};
         ret->json = root;
         e = parse(&p, root, line_number, o);

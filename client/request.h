@@ -23,6 +23,7 @@ struct request_options {
 
 struct request {
     struct str custom_id; /* "line-N" for a short form without one; empty: could not be read */
+    bool id_is_made;      /* the line does not say it */
     bool refused;
     struct rec_REQUEST request; /* valid unless refused */
     struct rec_OUTPUT refusal;  /* status 400; the message does not say the line: output.h does */

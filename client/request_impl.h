@@ -9,6 +9,7 @@
 
 struct parser {
     struct request *r;
+    struct str line;
     struct rec_REQUEST q;
     const char *max_tokens_from; /* the field that said it */
     bool seed_given, has_prompt, has_messages;
@@ -22,10 +23,27 @@ enum err request_bad(struct request *r, const char *code, const char *param, con
 enum err request_wrong_type(struct request *r, const char *param, const json_t *found,
                             const char *expected);
 const char *request_what_is(const json_t *v); /* "a string" */
+/* A whole number, also one that is written 16.0; false: none. */
+bool request_whole(const json_t *v, json_int_t *ret);
 static inline struct str request_text(const json_t *v)
 {
     return (struct str){json_string_value(v), json_string_length(v)};
 }
+
+/* What a number's field takes, for messages: "a number from 0 to 100". False: it takes none. */
+enum { REQUEST_EXPECTED_BYTES = 96 };
+bool request_expected(const struct field *f, char ret[REQUEST_EXPECTED_BYTES]);
+bool request_id_is_good(struct str id);
+/* "line-N" for a line that does not name itself. */
+enum err request_make_id(struct request *r, uint64_t line_number) MUST_CHECK;
+
+/* request_json.c */
+/* ERR_FORMAT with the refusal of a line that jansson does not take; its custom_id is kept where it
+ * can be read. */
+enum err request_not_read(struct request *r, struct str line, uint64_t line_number,
+                          const json_error_t *error) MUST_CHECK;
+/* The custom_id as the line has it, a number as its text; ERR_OK also without. */
+enum err request_keep_id(struct request *r, struct str line) MUST_CHECK;
 
 /* request_messages.c */
 enum err request_take_messages(struct parser *p, const struct field *f, const json_t *v) MUST_CHECK;

@@ -89,8 +89,8 @@ static enum err take_message(struct parser *p, size_t at, json_t *message,
         which++;
     if (which == ARRAY_LEN(roles))
         return request_bad(p->r, "invalid_value", "messages",
-                           "%s: role is \"%.60s\", expected system, user or assistant", param,
-                           json_string_value(role));
+                           "%s: role is \"%.60s\", expected system, developer, user or assistant",
+                           param, json_string_value(role));
     enum err e = check_message_keys(p, at, message);
     if (e != ERR_OK)
         return e;

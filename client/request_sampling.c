@@ -65,8 +65,8 @@ enum err request_finish_logprobs(struct parser *p)
                                       "true or false (top_logprobs is how many)");
         p->q.logprobs = true;
     } else if (given) {
-        json_int_t top = json_integer_value(v);
-        if (!json_is_integer(v))
+        json_int_t top = 0;
+        if (!request_whole(v, &top))
             return request_wrong_type(p->r, "logprobs", v, "a whole number from 0 to 5");
         if (top < 0 || top > MAX_TOP_COMPLETIONS)
             return request_bad(p->r, "invalid_value", "logprobs",

@@ -112,7 +112,8 @@ static enum err put_body(struct chunk *c, struct place *p, struct request *r)
 static enum err check_id(struct submitter *s, struct request *r, uint64_t line)
 {
     uint64_t first = 0;
-    if (r->custom_id.len == 0)
+    /* a name that we gave makes no line fail */
+    if (r->custom_id.len == 0 || r->id_is_made)
         return ERR_OK;
     enum err e = ids_add(&s->ids, r->custom_id, line, &first);
     if (e == ERR_OK && first != 0)

@@ -56,17 +56,28 @@ static const struct refused refused[] = {
     {"not utf-8", "{\"prompt\": \"\xff\xfe\"}", "invalid_json", "", "UTF-8"},
     {"overlong utf-8", "{\"prompt\": \"\xc0\xaf\"}", "invalid_json", "", "UTF-8"},
     {"surrogate in utf-8", "{\"prompt\": \"\xed\xa0\x80\"}", "invalid_json", "", "UTF-8"},
-    {"lone surrogate", "{\"prompt\": \"\\ud800\"}", "invalid_json", "", ""},
-    {"lone low surrogate", "{\"prompt\": \"\\udc00 a\"}", "invalid_json", "", ""},
-    {"key twice", "{\"prompt\": \"a\", \"prompt\": \"b\"}", "invalid_json", "", "prompt"},
+    {"lone surrogate", "{\"prompt\": \"\\ud800\"}", "invalid_value", "prompt", "\\uD800 is half"},
+    {"lone low surrogate", "{\"prompt\": \"\\udc00 a\"}", "invalid_value", "prompt", "\\uDC00"},
+    {"key twice", "{\"prompt\": \"a\", \"prompt\": \"b\"}", "duplicate_key", "prompt",
+     "\"prompt\" is there twice"},
     {"key twice inside", "{\"messages\": [{\"role\":\"user\",\"role\":\"user\",\"content\":\"\"}]}",
-     "invalid_json", "", "role"},
+     "duplicate_key", "messages", "\"role\" is there twice"},
     {"nan", "{\"prompt\": \"a\", \"temperature\": NaN}", "invalid_json", "", ""},
     {"infinity", "{\"prompt\": \"a\", \"temperature\": -Infinity}", "invalid_json", "", ""},
-    {"huge real", "{\"prompt\": \"a\", \"temperature\": 1e999}", "invalid_json", "", ""},
-    {"huge integer", "{\"prompt\": \"a\", \"seed\": 99999999999999999999}", "invalid_json", "", ""},
+    {"huge real", "{\"prompt\": \"a\", \"temperature\": 1e999}", "invalid_value", "temperature",
+     "temperature is 1e999, expected a number from 0 to 100"},
+    {"huge integer", "{\"prompt\": \"a\", \"seed\": 18446744073709551615}", "invalid_value", "seed",
+     "seed is 18446744073709551615, expected a whole number from -9223372036854775808 to "
+     "9223372036854775807"},
+    {"huge in a body", "{\"custom_id\": \"x\", \"body\": {\"a\": {\"b\": 1}, \"top_p\" : 1e999}}",
+     "invalid_value", "top_p", "above 0 to 1"},
+    {"huge in metadata", "{\"metadata\": {\"seed\": 99999999999999999999}, \"prompt\": \"a\"}",
+     "invalid_value", "metadata", "metadata: a number is 99999999999999999999, expected less"},
+    {"half in metadata", "{\"prompt\": \"\\\"a\", \"metadata\": {\"a\": [\"\\udc00\"]}}",
+     "invalid_value", "metadata", "\\uDC00 is half of a character"},
     {"control character", "{\"prompt\": \"a\x01z\"}", "invalid_json", "", ""},
-    {"nul in a key", "{\"pro\\u0000mpt\": \"a\"}", "invalid_json", "", ""},
+    {"nul in a key", "{\"prompt\": \"a\", \"user\\u0000\": 1}", "invalid_value", "user\\u0000",
+     "not supported"},
 
     {"prompt number", "{\"prompt\": 7}", "invalid_type", "prompt", "a number"},
     {"prompt empty", "{\"prompt\": \"\"}", "invalid_value", "prompt", "empty"},
@@ -77,7 +88,8 @@ static const struct refused refused[] = {
     {"prompt lists", "{\"prompt\": [[1], [2]]}", "unsupported_value", "prompt", "line of its own"},
     {"prompt negative id", "{\"prompt\": [1, -1]}", "invalid_type", "prompt", "item 1"},
     {"prompt large id", "{\"prompt\": [4294967296]}", "invalid_type", "prompt", "item 0"},
-    {"prompt real id", "{\"prompt\": [1.0]}", "invalid_type", "prompt", "item 0"},
+    {"prompt real id", "{\"prompt\": [1.0, 1.5]}", "invalid_type", "prompt", "item 1"},
+    {"prompt real id -1", "{\"prompt\": [-1.0]}", "invalid_type", "prompt", "item 0"},
     {"prompt mixed", "{\"prompt\": [1, \"a\"]}", "invalid_type", "prompt", "item 1 is a string"},
     {"both", "{\"prompt\": \"a\", \"messages\": [{\"role\":\"user\",\"content\":\"b\"}]}",
      "invalid_value", "prompt", "both"},
@@ -88,7 +100,7 @@ static const struct refused refused[] = {
     {"role number", "{\"messages\": [{\"role\": 1, \"content\": \"a\"}]}", "invalid_type",
      "messages", "role"},
     {"role unknown", "{\"messages\": [{\"role\": \"wizard\", \"content\": \"a\"}]}",
-     "invalid_value", "messages", "wizard"},
+     "invalid_value", "messages", "wizard\", expected system, developer, user or assistant"},
     {"no content", "{\"messages\": [{\"role\": \"user\"}]}", "invalid_type", "messages",
      "messages[0].content is missing"},
     {"content null", "{\"messages\": [{\"role\": \"user\", \"content\": null}]}", "invalid_type",
@@ -126,10 +138,11 @@ static const struct refused refused[] = {
     {"max_tokens 0", P "\"max_tokens\": 0}", "invalid_value", "max_tokens", "is 0"},
     {"max_tokens -1", P "\"max_tokens\": -1}", "invalid_value", "max_tokens", "-1"},
     {"max_tokens 1.5", P "\"max_tokens\": 1.5}", "invalid_type", "max_tokens", "1.5"},
-    {"max_tokens 1.0", P "\"max_tokens\": 1.0}", "invalid_type", "max_tokens", ""},
+    {"max_tokens 0.0", P "\"max_tokens\": 0.0}", "invalid_value", "max_tokens", "is 0"},
+    {"max_tokens 1e300", P "\"max_tokens\": 1e300}", "invalid_type", "max_tokens", "1e+300"},
     {"max_tokens text", P "\"max_tokens\": \"5\"}", "invalid_type", "max_tokens", "a string"},
     {"max_tokens huge", P "\"max_tokens\": 9223372036854775807}", "invalid_value", "max_tokens",
-     ""},
+     "from 1 to 9000000000000000"},
     {"two maxima", P "\"max_tokens\": 5, \"max_completion_tokens\": 6}", "invalid_value",
      "max_completion_tokens", "max_tokens is 5"},
     {"min above max", P "\"max_tokens\": 5, \"min_tokens\": 6}", "invalid_value", "min_tokens",
@@ -137,7 +150,7 @@ static const struct refused refused[] = {
     {"min above the default", P "\"min_tokens\": 3000}", "invalid_value", "min_tokens", "2048"},
     {"min_tokens -1", P "\"min_tokens\": -1}", "invalid_value", "min_tokens", ""},
     {"seed text", P "\"seed\": \"x\"}", "invalid_type", "seed", ""},
-    {"seed 1.5", P "\"seed\": 1.5}", "invalid_type", "seed", "1.5"},
+    {"seed 1.5", P "\"seed\": 1.5}", "invalid_type", "seed", "from -9223372036854775808"},
     {"stop number", P "\"stop\": 7}", "invalid_type", "stop", "a number"},
     {"stop list", P "\"stop\": [7]}", "invalid_type", "stop", "a number"},
     {"stop empty", P "\"stop\": \"\"}", "invalid_value", "stop", "empty"},
@@ -263,6 +276,10 @@ static void test_refused(void)
 static void test_neutral(void)
 {
     static const char *const fields[] = {"\"n\": 1",
+                                         "\"n\": 1.0",
+                                         "\"max_tokens\": 2048.0",
+                                         "\"min_tokens\": -0.0",
+                                         "\"top_k\": -1.0",
                                          "\"best_of\": 1",
                                          "\"stream\": false",
                                          "\"logprobs\": false",
@@ -340,12 +357,66 @@ static void test_values(void)
     request_free(&r);
 
     static const char ids[] =
-        "{\"prompt\": [1, 2, 4294967295], \"custom_id\": null, \"stop\": \"z\"}";
+        "{\"prompt\": [1, 2.0, 4294967295], \"custom_id\": null, \"stop\": \"z\"}";
     parse(ids, sizeof ids - 1, &r);
     CHECK(!r.refused && str_eq(r.custom_id, STR_LIT("line-7")) && !r.request.chat);
     CHECK(r.request.prompt_ids.count == 3 && r.request.prompt_ids.items[2] == UINT32_MAX);
-    CHECK(r.request.stop.count == 1);
+    CHECK(r.request.prompt_ids.count == 3 && r.request.prompt_ids.items[1] == 2);
+    CHECK(r.request.stop.count == 1 && r.id_is_made);
     request_free(&r);
+
+    static const char reals[] = "{\"prompt\": [\"Once\"], \"max_tokens\": 16.0, \"seed\": -5.0, "
+                                "\"n\": 2.0, \"top_k\": 7e0, \"logprobs\": 3.0}";
+    parse(reals, sizeof reals - 1, &r);
+    q = &r.request;
+    CHECK(!r.refused && str_eq(q->prompt, STR_LIT("Once")) && q->prompt_ids.count == 0);
+    CHECK(q->max_tokens == 16 && q->seed == (uint64_t)-5 && q->n == 2 && q->top_k == 7);
+    CHECK(q->top_logprobs == 3);
+    check_encodes("reals", &r);
+    request_free(&r);
+}
+
+/* A line that is refused keeps its custom_id, wherever it can be read. */
+static void test_kept_ids(void)
+{
+    static const struct {
+        const char *line, *id;
+    } cases[] = {
+        {"{\"custom_id\": \"a\", \"prompt\": \"p\", \"seed\": 18446744073709551615}", "a"},
+        {"{\"prompt\": \"\\ud800\", \"metadata\": {\"custom_id\": \"no\"}, "
+         "\"custom_id\":\t\"\\u00e4\\\"\"}",
+         "ä\""},
+        {"{\"custom_id\": \"a\", \"custom_id\": \"b\", \"prompt\": \"p\"}", "a"},
+        {"{\"method\": \"POST\", \"body\": {\"custom_id\": \"no\", \"top_p\": 1e999}, "
+         "\"custom_id\": \"z\"}",
+         "z"},
+        {"{\"body\": {\"top_p\": 1e999}}", ""},
+        {"{\"custom_id\": null, \"prompt\": \"p\", \"seed\": 18446744073709551615}", "line-7"},
+        {"{\"prompt\": \"p\", \"metadata\": [\"custom_id\", 1e999]}", "line-7"},
+        {"{\"custom_id\": \"a\", \"temperature\": NaN}", "a"},
+        {"{\"custom_id\": \"a\", \"prompt\": \"p", "a"},
+        {"{\"custom_id\": \"a\", \"prompt\": \"\xff\"}", "a"},
+        {"{\"custom_id\": \"\xff\", \"prompt\": \"p\"}", ""},
+        {"{\"custom_id\": \"\\ud800\", \"prompt\": \"p\"}", ""},
+        {"{\"custom_id\": \"a\\u0000\", \"prompt\": NaN}", ""},
+        {"{\"custom_id\": \"a", ""},
+        {"{\"custom_id\":", ""},
+        {"{\"custom_id\": \"\\", ""},
+        {"{\"custom_id\": 17, \"prompt\": \"p\"}", "17"},
+        {"{\"custom_id\": -17.50, \"prompt\": \"p\"}", "-17.50"},
+        {"{\"prompt\": \"p\", \"custom_id\": 99999999999999999999}", "99999999999999999999"},
+        {"{\"custom_id\": [1], \"prompt\": \"p\"}", ""},
+        {"\"custom_id\": \"a\"", ""},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        struct request r;
+        parse(cases[i].line, strlen(cases[i].line), &r);
+        CHECK(r.refused);
+        if (!CHECK(str_eq(r.custom_id, str_of(cases[i].id))))
+            fprintf(stderr, "    %s: \"%.*s\"\n", cases[i].line, STR_ARG(r.custom_id));
+        check_encodes(cases[i].line, &r);
+        request_free(&r);
+    }
 }
 
 static void test_sampling_fields(void)
@@ -419,8 +490,12 @@ static void test_large(void)
     struct buf line = {0};
     struct request r;
     parse_long("{\"prompt\": ", "[", 100000, "1}", &r, &line);
-    CHECK(r.refused);
+    CHECK(r.refused && str_eq(r.refusal.error_param, STR_LIT("prompt")));
+    CHECK_HAS(r.refusal.error_message.data, "prompt: nested too deep");
     check_encodes("deep", &r);
+    request_free(&r);
+    parse_long("{\"prompt\": \"a\", \"metadata\": ", "{\"x\":[", 3000, "", &r, &line);
+    CHECK(r.refused && str_eq(r.refusal.error_param, STR_LIT("metadata")));
     request_free(&r);
     parse_long("{\"prompt\": \"a\", \"", "\xc3\xbc", 300, "\": 1}", &r, &line);
     CHECK(r.refused && r.refusal.error_param.len == 64);
@@ -428,6 +503,7 @@ static void test_large(void)
     request_free(&r);
     parse_long("{\"prompt\": \"a\", \"custom_id\": \"", "x", 513, "\"}", &r, &line);
     CHECK(r.refused && r.custom_id.len == 0);
+    CHECK_HAS(r.refusal.error_message.data, "xxx...\" has 513 bytes, expected 1 to 512");
     request_free(&r);
     parse_long("{\"prompt\": \"a\", \"custom_id\": \"", "x", 512, "\"}", &r, &line);
     CHECK(!r.refused && r.custom_id.len == 512);
@@ -498,6 +574,7 @@ int main(void)
     test_refused();
     test_neutral();
     test_values();
+    test_kept_ids();
     test_sampling_fields();
     test_seed();
     test_large();

@@ -123,9 +123,9 @@ def bad_lines():
         ("not json", b"What is 1 + 1?", ""), ("half", b'{"prompt": "a', ""), ("number", b"7", ""),
         ("array", b'[{"prompt": "a"}]', ""), ("string", b'"prompt"', ""), ("null", b"null", ""), ("empty", b"{}", ""),
         ("two values", b'{"prompt": "a"} {"prompt": "b"}', ""), ("not utf-8", b'{"prompt": "\xff\xfe"}', ""),
-        ("overlong utf-8", b'{"prompt": "\xc0\xaf"}', ""), ("lone surrogate", b'{"prompt": "\\ud800"}', ""),
+        ("overlong utf-8", b'{"prompt": "\xc0\xaf"}', ""), ("lone surrogate", b'{"prompt": "\\ud800"}', "prompt"),
         ("twice", b'{"prompt": "a", "prompt": "b"}', "prompt"), ("nan", b'{"prompt": "a", "temperature": NaN}', ""),
-        ("huge number", b'{"prompt": "a", "temperature": 1e999}', ""),
+        ("huge number", b'{"prompt": "a", "temperature": 1e999}', "temperature is 1e999"),
         ("deep", b'{"prompt": ' + b"[" * 20000 + b"]" * 20000 + b"}", ""),
         ("control character", b'{"prompt": "a\x01b"}', ""),
     ]
@@ -221,9 +221,12 @@ def submits(bench, good_line):
     with open(good_line, "rb") as f:
         good = f.read()
     bad = bench.write("second.jsonl", good + b'{"prompt": 7}\n')
+    given = bench.write("given.jsonl", [{"prompt": "a", "custom_id": "line-2"}, {"prompt": "b"}, {"prompt": "c"},
+                                        {"prompt": "d", "custom_id": "line-3"}])
     for what, arguments, code, part in (
             ("a bad line", [bad], 0, "1 are not valid requests, the first: line 2: prompt: found a number"),
             ("good lines", [good_line], 0, "0 are not valid requests\n"),
+            ("names like those that are given", [given], 0, "4 lines: 4 new, 0 were there, 0 are not valid requests\n"),
             ("no name", [good_line, "--batch", ""], USAGE, "--batch: expected 1 to 128 bytes"),
             ("a long name", [good_line, "--batch", "x" * 129], USAGE, "--batch: expected 1 to 128 bytes"),
             ("a pipe without a name", ["/dev/stdin"], USAGE, "--batch NAME"),
