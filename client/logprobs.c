@@ -83,17 +83,29 @@ static void put_name(struct json_out *o, struct str token, bool key)
     buf_free(&name);
 }
 
-static void put_top(struct json_out *o, const struct rec_LOGPROB *top, size_t count)
+static bool has_token(const struct rec_LOGPROB *top, size_t count, struct str token)
 {
+    for (size_t i = 0; i < count; i++) {
+        if (str_eq(top[i].token, token))
+            return true;
+    }
+    return false;
+}
+
+/* The likeliest, and the chosen one (before them) where it is none of these. */
+static void put_top(struct json_out *o, const struct rec_LOGPROB *chosen, size_t count)
+{
+    const struct rec_LOGPROB *top = chosen + 1;
     json_open(o, '{');
     for (size_t i = 0; i < count; i++) {
-        bool before = false;
-        for (size_t k = 0; k < i; k++)
-            before = before || str_eq(top[k].token, top[i].token);
-        if (before)
+        if (has_token(top, i, top[i].token))
             continue;
         put_name(o, top[i].token, true);
         json_f64(o, top[i].logprob, DECIMALS);
+    }
+    if (!has_token(top, count, chosen->token)) {
+        put_name(o, chosen->token, true);
+        json_f64(o, chosen->logprob, DECIMALS);
     }
     json_close(o, '}');
 }
@@ -119,7 +131,7 @@ void logprobs_put_completion(struct json_out *o, const struct rec_CHOICE *c)
     } else {
         json_open(o, '[');
         for (size_t i = 0; i < count; i += stride)
-            put_top(o, all + i + 1, stride - 1);
+            put_top(o, all + i, stride - 1);
         json_close(o, ']');
     }
     json_key(o, "text_offset");

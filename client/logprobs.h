@@ -12,7 +12,7 @@
 void logprobs_put_chat(struct json_out *o, const struct rec_CHOICE *c);
 /* Completions: {"tokens", "token_logprobs", "top_logprobs", "text_offset"}. A token that is no
  * valid UTF-8 is written "bytes:\\xe2\\x82": these are names, and no two tokens may have one. Of
- * equal ones the likelier counts. */
+ * equal ones the likelier counts. top_logprobs also has the chosen token, as OpenAI's. */
 void logprobs_put_completion(struct json_out *o, const struct rec_CHOICE *c);
 
 #endif

@@ -135,12 +135,13 @@ static void put_error(struct json_out *o, const struct rec_OUTPUT *r, const char
 static void put_outcome(struct json_out *o, const struct rec_FETCHED *f, const struct rec_OUTPUT *r,
                         const struct line_id *id, const char *message, bool cancelled)
 {
+    bool expired = r->status_code != 200 && str_eq(r->error_code, STR_LIT("batch_expired"));
     json_key(o, "response");
-    if (cancelled) {
+    if (cancelled || expired) {
         json_null(o);
         json_key(o, "error");
         json_open(o, '{');
-        key_str(o, "code", STR_LIT("batch_cancelled"));
+        key_str(o, "code", cancelled ? STR_LIT("batch_cancelled") : r->error_code);
         key_str(o, "message", str_of(message));
         json_close(o, '}');
         return;

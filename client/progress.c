@@ -41,7 +41,7 @@ int progress_text(struct progress *p, const struct rec_BATCH *b, uint64_t now_ns
     uint64_t tokens = b->completion_tokens + b->running_tokens;
     remember(p, now_ns, finished, tokens);
     double seconds = (double)(now_ns - p->past[0].ns) / 1e9;
-    char speed[48] = "", left[48] = "", failed[64] = "", problem[200] = "";
+    char speed[48] = "", left[48] = "", failed[64] = "", cancelled[64] = "", problem[200] = "";
     if (seconds > 0.4 && tokens > p->past[0].tokens)
         snprintf(speed, sizeof speed, ", %.0f tokens/s",
                  (double)(tokens - p->past[0].tokens) / seconds);
@@ -51,13 +51,15 @@ int progress_text(struct progress *p, const struct rec_BATCH *b, uint64_t now_ns
         text_duration((double)(b->total - finished) / a_second, text, sizeof text);
         snprintf(left, sizeof left, ", about %s left", text);
     }
-    if (b->failed + b->cancelled > 0)
-        snprintf(failed, sizeof failed, ", %" PRIu64 " failed", b->failed + b->cancelled);
+    if (b->failed > 0)
+        snprintf(failed, sizeof failed, ", %" PRIu64 " failed", b->failed);
+    if (b->cancelled > 0)
+        snprintf(cancelled, sizeof cancelled, ", %" PRIu64 " cancelled", b->cancelled);
     if (b->problem.len > 0)
         snprintf(problem, sizeof problem, " (%.*s)",
                  (int)(b->problem.len < 190 ? b->problem.len : 190), b->problem.data);
-    return snprintf(out, size, "%" PRIu64 " done%s of %" PRIu64 "%s%s%s", b->done, failed, b->total,
-                    speed, left, problem);
+    return snprintf(out, size, "%" PRIu64 " done%s%s of %" PRIu64 "%s%s%s", b->done, failed,
+                    cancelled, b->total, speed, left, problem);
 }
 
 void progress_show(struct progress *p, const struct rec_BATCH *b, uint64_t now_ns)

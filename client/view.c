@@ -147,17 +147,19 @@ static void put_bar(FILE *out, const struct rec_BATCH *b, int width)
 
 static void put_bar_line(FILE *out, const struct rec_BATCH *b, int name, int bar)
 {
-    char eta[48], failed[48] = "";
+    char eta[48], failed[48] = "", cancelled[48] = "";
     uint64_t finished = link_batch_finished(b);
     eta_text(b, eta, sizeof eta);
-    if (b->failed + b->cancelled > 0)
-        snprintf(failed, sizeof failed, "  %" PRIu64 " failed", b->failed + b->cancelled);
+    if (b->failed > 0)
+        snprintf(failed, sizeof failed, "  %" PRIu64 " failed", b->failed);
+    if (b->cancelled > 0)
+        snprintf(cancelled, sizeof cancelled, "  %" PRIu64 " cancelled", b->cancelled);
     text_put(out, b->batch, name + 2);
     text_put(out, b->state, 13);
     put_bar(out, b, bar);
-    fprintf(out, " %3.0f%%  %" PRIu64 "/%" PRIu64 "%s  %.1f/s  ETA %s\n",
+    fprintf(out, " %3.0f%%  %" PRIu64 "/%" PRIu64 "%s%s  %.1f/s  ETA %s\n",
             b->total == 0 ? 0.0 : (double)finished / (double)b->total * 100, finished, b->total,
-            failed, b->jobs_per_s, eta);
+            failed, cancelled, b->jobs_per_s, eta);
     put_problem(out, b);
 }
 

@@ -240,6 +240,10 @@ static void test_progress(void)
     for (uint64_t s = 1012; s < 1100; s += 2)
         progress_text(&p, &b, s * NS_PER_S, text, sizeof text);
     CHECK_STR(text, "9 done, 1 failed of 100 (no worker has the model)");
+    b = (struct rec_BATCH){.total = 4, .done = 2, .cancelled = 1};
+    progress_start(&p, false);
+    progress_text(&p, &b, 1200 * NS_PER_S, text, sizeof text);
+    CHECK_STR(text, "2 done, 1 cancelled of 4");
 }
 
 static void on_alarm(int number)

@@ -169,7 +169,8 @@ static void test_logprobs(void)
         line_of(fetched, &r, &s),
         "\"logprobs\":{\"tokens\":[\"é\",\"bytes:\\\\xac\\\\x22\"],\"token_logprobs\":["
         "-0.2500000,-9999.0000000],\"top_logprobs\":[{\"é\":-0.2500000,\"bytes:\\\\xe2\\\\x82\":"
-        "-2.0000000},{\"a\":-0.5000000}],\"text_offset\":[0,1]}}]");
+        "-2.0000000},{\"a\":-0.5000000,\"bytes:\\\\xac\\\\x22\":-9999.0000000}],\"text_offset\":[0,"
+        "1]}}]");
     choices[0].top_logprobs = 0;
     choices[0].logprobs.count = 1;
     CHECK_HAS(line_of(fetched, &r, &s),
@@ -224,6 +225,18 @@ static void test_cancelled(void)
         id);
     CHECK_HAS(line_of(f, NULL, &s), want);
     CHECK(s.kind == OUTPUT_CANCELLED);
+    struct rec_OUTPUT r = {.status_code = 504,
+                           .error_message = STR_LIT("not done by the deadline"),
+                           .error_type = STR_LIT("server_error"),
+                           .error_code = STR_LIT("batch_expired")};
+    f.state = STR_LIT("failed");
+    snprintf(
+        want, sizeof want,
+        "{\"id\":\"batch_req_%s\",\"custom_id\":\"my-id\",\"response\":null,\"error\":{\"code\":"
+        "\"batch_expired\",\"message\":\"line 7: not done by the deadline\"},",
+        id);
+    CHECK_HAS(line_of(f, &r, &s), want);
+    CHECK(s.kind == OUTPUT_FAILED);
 }
 
 static void test_unreadable(void)

@@ -11,8 +11,9 @@ static struct rec_BATCH batches[] = {
     {.batch = {"done", 4},
      .state = {"completed", 9},
      .total = 10,
-     .done = 9,
+     .done = 6,
      .failed = 1,
+     .cancelled = 3,
      .completion_tokens = 70,
      .energy_j = 5400,
      .energy_jobs = 8,
@@ -128,7 +129,7 @@ static void test_bars(void)
     char *going = strstr(page, "na?"), *done = strstr(page, "done");
     CHECK(going != NULL && done != NULL && going < done);
     CHECK(has("]  50%  100/200  2.5/s  ETA 0:40\n"));
-    CHECK(has("100%  10/10  1 failed"));
+    CHECK(has("100%  10/10  1 failed  3 cancelled"));
     size_t full = 0, empty = 0;
     for (const char *c = strchr(going, '[') + 5; *c != ']'; c++) { /* behind the name's own */
         full += *c == '#';
