@@ -475,8 +475,8 @@ static int finish(struct run *r, enum err e, const struct err_msg *why)
     }
     int code = client_fail("run", e, why);
     if (r->is_submitted)
-        fprintf(stderr, "octoflow run: nothing that is done is lost. To resume, run the same "
-                        "command again.\n");
+        fprintf(stderr, "octoflow run: nothing that is done is lost. Once that is put right, the "
+                        "same command goes on where it was.\n");
     return code;
 }
 

@@ -5,9 +5,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/size.h"
 #include "client/client.h"
 #include "proto/messages.h"
+#include "worker/governor_hours.h"
 
 #define AT(field) offsetof(struct run_options, field)
 
@@ -92,6 +94,37 @@ static const struct client_command command = {
     .arguments = "IN.jsonl",
 };
 
+/* What the worker would refuse, before anything is started for it. */
+static enum err check_values(const struct run_options *o, struct err_msg *why)
+{
+    static const char *const laws[] = {"pi", "ramp", "off"};
+    static const char *const sensors[] = {"auto", "nvml", "nvidia-smi", "sysfs", "cpu", "none"};
+    struct governor_hours hours;
+    enum log_level level;
+    enum err e = ERR_OK;
+    size_t i = 0;
+    if (o->batch != NULL && (o->batch[0] == '\0' || strlen(o->batch) > PROTO_MAX_ID_BYTES))
+        return err_set(why, ERR_USAGE, "--batch: expected 1 to %d bytes", PROTO_MAX_ID_BYTES);
+    while (o->governor != NULL && i < ARRAY_LEN(laws) && strcmp(o->governor, laws[i]) != 0)
+        i++;
+    if (i == ARRAY_LEN(laws))
+        return err_set(why, ERR_USAGE, "--governor: \"%s\", expected pi, ramp or off", o->governor);
+    for (i = 0; o->sensor != NULL && i < ARRAY_LEN(sensors) && strcmp(o->sensor, sensors[i]) != 0;)
+        i++;
+    if (i == ARRAY_LEN(sensors) && strncmp(o->sensor, "fake:", 5) != 0)
+        return err_set(why, ERR_USAGE,
+                       "--sensor: \"%s\", expected auto, nvml, nvidia-smi, sysfs, cpu, none or "
+                       "fake:FILE",
+                       o->sensor);
+    if (o->quiet_hours != NULL)
+        e = governor_hours_parse(o->quiet_hours, &hours, why);
+    if (e != ERR_OK)
+        return err_prefix(why, e, "--quiet-hours");
+    if (o->log_level != NULL)
+        e = log_level_parse(o->log_level, &level, why);
+    return e == ERR_OK ? e : err_prefix(why, e, "--log-level");
+}
+
 int run_options_parse(int argc, char **argv, struct run_options *ret)
 {
     struct run_options o = {.max_tokens = 2048, .max_attempts = 3, .device = "all"};
@@ -103,13 +136,14 @@ int run_options_parse(int argc, char **argv, struct run_options *ret)
     enum err e = ERR_OK;
     if (o.model == NULL)
         e = err_set(&why, ERR_USAGE, "--model is missing: expected -m MODEL.gguf");
-    else if (o.output == NULL || o.output[0] == '\0' || strcmp(o.output, "-") == 0)
+    else if (o.output == NULL || o.output[0] == '\0')
         e = err_set(&why, ERR_USAGE, "--output is missing: expected -o OUT.jsonl, a file");
-    else if (o.governor != NULL && strcmp(o.governor, "pi") != 0 &&
-             strcmp(o.governor, "ramp") != 0 && strcmp(o.governor, "off") != 0)
-        e = err_set(&why, ERR_USAGE, "--governor: \"%s\", expected pi, ramp or off", o.governor);
-    else if (o.batch != NULL && (o.batch[0] == '\0' || strlen(o.batch) > PROTO_MAX_ID_BYTES))
-        e = err_set(&why, ERR_USAGE, "--batch: expected 1 to %d bytes", PROTO_MAX_ID_BYTES);
+    else if (strcmp(o.output, "-") == 0)
+        e = err_set(&why, ERR_USAGE,
+                    "--output -: standard output is not supported, expected -o OUT.jsonl, a file: "
+                    "what is done is kept beside it");
+    else
+        e = check_values(&o, &why);
     if (e != ERR_OK)
         return client_fail(command.name, e, &why);
     o.input = argv[0];

@@ -4,6 +4,7 @@ wrong, the right exit code, and the good lines beside it run."""
 import json
 import os
 import random
+import shutil
 
 import common
 
@@ -74,7 +75,10 @@ def bad_options(bench, good_line):
         ("no output", [flow, "run", "-m", model, good_line, "-o", ""], USAGE, ["--output"]),
         ("no such pre-tokenizer", [*run, "--pre-tokenizer", "nope"], FATAL, ["nope", "gpt-2"]),
         ("no such law", [*run, "--governor", "fast"], USAGE, ["fast", "pi, ramp or off"]),
-        ("no quiet hours", [*run, "--quiet-hours", "22-7=70C"], None, ["--quiet-hours", "22-7=70C", "22:00-07:00"]),
+        ("no quiet hours", [*run, "--quiet-hours", "22-7=70C"], USAGE, ["--quiet-hours", "22-7=70C", "22:00-07:00"]),
+        ("no such sensor", [*run, "--sensor", "foo"], USAGE, ["--sensor", "foo", "nvidia-smi"]),
+        ("no such level", [*run, "--log-level", "foo"], USAGE, ["--log-level", "foo", "debug"]),
+        ("standard output", [*run, "-o", "-"], USAGE, ["--output -", "not supported"]),
         ("no such model", [flow, "run", "-m", "nowhere.gguf", good_line, "-o", out], FATAL, ["nowhere.gguf"]),
         ("model is a folder", [flow, "run", "-m", bench.dir, good_line, "-o", out], FATAL, [bench.dir]),
         ("no such input", [flow, "run", "-m", model, "nowhere.jsonl", "-o", out], FATAL, ["nowhere.jsonl"]),
@@ -98,6 +102,9 @@ def bad_options(bench, good_line):
             code = result[0]
         one_line(bench, what, result, code, *parts)
         bench.no_processes(what)
+        if code == USAGE:
+            bench.check(not os.path.exists(out + ".octoflow"), f"{what}: a folder was made")
+        shutil.rmtree(out + ".octoflow", ignore_errors=True)
     before = dict(bench.env)
     bench.env.update(VK_ICD_FILENAMES="/nowhere/driver.json", VK_DRIVER_FILES="/nowhere/driver.json")
     one_line(bench, "no driver", bench.run(*run, timeout=20), FATAL, "no Vulkan driver found", "mesa-vulkan-drivers")

@@ -48,7 +48,7 @@ WALL_CLOCK = {
 WALL_CALL = re.compile(r"\b(clock_wall_ms|CLOCK_REALTIME\w*|gettimeofday|ftime|timespec_get|pthread_cond_clockwait)\b"
                        r"|(?<![\w.>])time\((NULL|0|&)")
 # Pure parts that another folder may have as well: header pattern -> folders.
-SHARED = {r"worker/(governor\w*|pacer|sensors/\w+)\.h$": {"bench"}}
+SHARED = {r"worker/(governor\w*|pacer|sensors/\w+)\.h$": {"bench"}, r"worker/governor_hours\.h$": {"client"}}
 MAX_COLUMNS = 120
 WARN_LINES = 500
 MAX_LINES = 700
