@@ -116,6 +116,7 @@ static enum err submit(struct link *l, const struct options *o, const char *path
         .max_attempts = (uint64_t)o->max_attempts,
         .request = {.max_tokens = (uint64_t)o->max_tokens, .batch_seed = (uint64_t)o->seed},
         .otherwise = "restore it, or choose another --batch",
+        .otherwise_options = "say that again, or choose another --batch",
     };
     enum err e = schedule_apply(&o->schedule, &s.schedule, why);
     s.schedule.paused = o->paused;

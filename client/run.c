@@ -45,7 +45,7 @@ struct run {
     struct run_options o;
     char batch[PROTO_MAX_ID_BYTES + 1];
     char model_hash[64], model_name[160];
-    char shaping[512], otherwise[256];
+    char shaping[512], otherwise[256], otherwise_options[256];
     struct rundir dir;
     char broker_path[PATH_MAX], worker_path[PATH_MAX], broker_log[PATH_MAX], worker_log[PATH_MAX];
     struct run_worker_args worker_args;
@@ -56,6 +56,9 @@ struct run {
     struct progress progress;
     struct submit_counts submitted;
     bool is_submitted, complete_before;
+    bool is_file;     /* the input: it can be read again */
+    bool done_before; /* the folder's run on this input */
+    bool anew;        /* --overwrite, and that run had another content or other options */
     uint64_t started_ns, tokens_before;
     struct results_counts counts;
     char *devices; /* their lines of the summary; NULL: none */
@@ -140,6 +143,7 @@ static enum err check_files(struct run *r, struct err_msg *why)
     struct stat in, out;
     bool there = stat(r->o.input, &in) == 0;
     enum err e = ERR_OK;
+    r->is_file = there && S_ISREG(in.st_mode);
     if (!there || !S_ISFIFO(in.st_mode)) /* who writes into a pipe would lose its reader */
         e = lines_open(r->o.input, LINES_MAX_BYTES, &lines, why);
     if (e != ERR_OK)
@@ -291,7 +295,9 @@ static enum err check_batch(struct run *r, struct err_msg *why)
     for (size_t i = 0; i < reply->status_ok.batches.count; i++) {
         const struct rec_BATCH *b = &reply->status_ok.batches.items[i];
         bool done = link_batch_complete(b), newest = i + 1 == reply->status_ok.batches.count;
-        if (str_eq(b->batch, str_of(r->batch)) || (done && (!newest || r->o.overwrite)))
+        bool ours = str_eq(b->batch, str_of(r->batch));
+        r->done_before = r->done_before || (ours && done);
+        if (ours || (done && (!newest || r->o.overwrite)))
             continue;
         if (done)
             return err_set(why, ERR_CONFLICT,
@@ -306,6 +312,22 @@ static enum err check_batch(struct run *r, struct err_msg *why)
     return ERR_OK;
 }
 
+/* What to do about an input that was edited, or other options. What is undone is not thrown away
+ * for
+ * --overwrite, which a script may always say. */
+static void say_otherwise(struct run *r)
+{
+    char way[200];
+    if (r->done_before && r->is_file)
+        snprintf(way, sizeof way, "use another output file, or say --overwrite to begin anew");
+    else
+        snprintf(way, sizeof way,
+                 "use another output file, or remove the folder %.120s to begin anew",
+                 folder_name(r));
+    snprintf(r->otherwise, sizeof r->otherwise, "restore it, %s", way);
+    snprintf(r->otherwise_options, sizeof r->otherwise_options, "say that again, %s", way);
+}
+
 static enum err submit(struct run *r, struct err_msg *why)
 {
     struct submit_options s = {
@@ -316,15 +338,14 @@ static enum err submit(struct run *r, struct err_msg *why)
         .max_attempts = (uint64_t)r->o.max_attempts,
         .request = {.max_tokens = (uint64_t)r->o.max_tokens, .batch_seed = (uint64_t)r->o.seed},
         .otherwise = r->otherwise,
+        .otherwise_options = r->otherwise_options,
         .on_progress = on_submitted,
         .user = r,
     };
     bool existed = false;
     const struct rec_BATCH *b = NULL;
-    snprintf(r->otherwise, sizeof r->otherwise,
-             "restore it, use another output file, or remove the folder %.120s to begin anew",
-             folder_name(r));
     enum err e = check_batch(r, why);
+    say_otherwise(r);
     if (e == ERR_OK)
         e = submit_open(&r->link, &s, &existed, &r->complete_before, NULL, why);
     r->link.command = "run";
@@ -344,6 +365,7 @@ static enum err submit(struct run *r, struct err_msg *why)
         e = submit_lines(&r->link, &s, &r->submitted, why);
     progress_clear(&r->progress);
     r->is_submitted = e == ERR_OK;
+    r->anew = e == ERR_CONFLICT && r->o.overwrite && r->done_before && r->is_file;
     return e;
 }
 
@@ -439,6 +461,15 @@ static void print_summary(const struct run *r)
     printf("results: %s\nledger and logs: %s\n", r->o.output, r->dir.path);
 }
 
+static void init_link(struct run *r)
+{
+    r->link = (struct link){.timeout_ms = CALL_TIMEOUT_MS,
+                            .slow_ms = CALL_SLOW_MS,
+                            .progress = &r->progress,
+                            .pump = pump,
+                            .user = r};
+}
+
 /* From an open folder to the final file. */
 static enum err work(struct run *r, struct err_msg *why)
 {
@@ -460,6 +491,32 @@ static enum err work(struct run *r, struct err_msg *why)
         note_devices(r);
     }
     return e;
+}
+
+static void stop_children(struct run *r)
+{
+    if (r->children != NULL)
+        children_stop(r->children, STOP_GRACE_MS);
+    for (int i = 0; i < CHILDREN_MAX; i++)
+        pids[i] = 0;
+    children_destroy(&r->children);
+}
+
+/* The answers in the folder are not those of this run: away with them. */
+static enum err begin_anew(struct run *r, struct err_msg *why)
+{
+    const char *otherwise = strrchr(why->text, ';');
+    int len = otherwise != NULL ? (int)(otherwise - why->text) : (int)strlen(why->text);
+    fprintf(stderr, "octoflow run: beginning anew (--overwrite): %.*s\n", len, why->text);
+    link_close(&r->link);
+    stop_children(r);
+    partial_close(&r->partial, false);
+    r->partial_tried = r->anew = r->done_before = r->complete_before = false;
+    r->tokens_before = 0;
+    r->submitted = (struct submit_counts){0};
+    init_link(r);
+    enum err e = rundir_remove_ledger(&r->dir, why);
+    return e == ERR_OK ? work(r, why) : e;
 }
 
 static int finish(struct run *r, enum err e, const struct err_msg *why)
@@ -494,11 +551,7 @@ int cmd_run(int argc, char **argv)
     unsetenv("NOTIFY_SOCKET"); /* should this be a service: its broker and workers are none */
     r->dir.lock_fd = -1;
     r->started_ns = clock_mono_ns();
-    r->link = (struct link){.timeout_ms = CALL_TIMEOUT_MS,
-                            .slow_ms = CALL_SLOW_MS,
-                            .progress = &r->progress,
-                            .pump = pump,
-                            .user = r};
+    init_link(r);
     progress_start(&r->progress, isatty(STDERR_FILENO) == 1);
     if (r->o.batch != NULL)
         snprintf(r->batch, sizeof r->batch, "%s", r->o.batch);
@@ -514,6 +567,8 @@ int cmd_run(int argc, char **argv)
     if (e == ERR_OK) {
         catch_signals();
         e = work(r, &why);
+        if (r->anew)
+            e = begin_anew(r, &why);
     }
     partial_close(&r->partial, false);
     link_close(&r->link);
@@ -522,11 +577,7 @@ int cmd_run(int argc, char **argv)
                 "octoflow run: stopping; answers that take less than %s s more are "
                 "finished. Ctrl-C again stops at once.\n",
                 drain_s);
-    if (r->children != NULL)
-        children_stop(r->children, STOP_GRACE_MS);
-    for (int i = 0; i < CHILDREN_MAX; i++)
-        pids[i] = 0;
-    children_destroy(&r->children);
+    stop_children(r);
     code = finish(r, e, &why);
     rundir_close(&r->dir);
     free(r->devices);

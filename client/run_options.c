@@ -23,7 +23,8 @@ static const struct option table[] = {
      .help = "the batch's name, which the results' ids derive from (default: the input's file "
              "name)"},
     {"overwrite", 0, OPTION_FLAG, AT(overwrite),
-     .help = "replace OUT.jsonl although it is not from an earlier run of this command"},
+     .help = "replace OUT.jsonl although it is not from an earlier run of this command, or from a "
+             "finished one on another input or with other options"},
     {"max-attempts", 0, OPTION_INT, AT(max_attempts), .min = 1, .max = 100, .arg = "N",
      .help = "a line fails when the worker died this often while it ran there alone (default 3)"},
     {"Lines that do not say", .type = OPTION_SECTION},

@@ -144,6 +144,21 @@ bool rundir_has_ledger(const struct rundir *r)
     return access(r->ledger, F_OK) == 0;
 }
 
+enum err rundir_remove_ledger(const struct rundir *r, struct err_msg *why)
+{
+    /* the ledger itself last: without it the others would be no run's */
+    static const char *const ends[] = {"-wal", "-shm", "-journal", ""};
+    char path[PATH_MAX];
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {
+        enum err e = join(path, r->ledger, ends[i], why);
+        if (e != ERR_OK)
+            return e;
+        if (unlink(path) != 0 && errno != ENOENT)
+            return err_set(why, ERR_IO, "%s: cannot remove: %s", path, strerror(errno));
+    }
+    return ERR_OK;
+}
+
 static bool is_program(const char *path)
 {
     struct stat st;

@@ -26,6 +26,8 @@ enum err rundir_open(const char *output, struct rundir *ret, struct err_msg *why
 void rundir_close(struct rundir *r);
 /* True when an earlier run's ledger is there. */
 bool rundir_has_ledger(const struct rundir *r);
+/* Removes it, to begin anew. Nobody may have it open. */
+enum err rundir_remove_ledger(const struct rundir *r, struct err_msg *why) MUST_CHECK;
 
 /* The path of "octoflow-broker" or "octoflow-worker": beside this program, in the build tree beside
  * this program's folder, or in PATH. ERR_NOT_FOUND. */

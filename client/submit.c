@@ -47,6 +47,49 @@ void submit_batch_name(const char *path, char ret[PROTO_MAX_ID_BYTES + 1])
     ret[len] = '\0';
 }
 
+/* The value of "KEY=" in options as a shaping text has them, the key with its '='. */
+static bool find_option(const char *options, const char *key, int key_len, struct str *ret)
+{
+    for (const char *at = options; (at = strstr(at, key)) != NULL; at++) {
+        if (at > options && at[-1] != ' ')
+            continue;
+        *ret = (struct str){at + key_len, strcspn(at + key_len, " ")};
+        return true;
+    }
+    return false;
+}
+
+/* The broker says all options, the batch's and ours. Of these only those that differ are of use. */
+static enum err other_options(const struct submit_options *o, struct err_msg *why)
+{
+    static const char before[] = ": it has ", between[] = ", now asked: ";
+    struct err_msg said = *why;
+    char ours[512], had[200] = "", now[200] = "";
+    char *old = strstr(said.text, before), *rest = NULL;
+    char *end = old != NULL ? strstr(old, between) : NULL;
+    if (end != NULL)
+        *end = '\0';
+    snprintf(ours, sizeof ours, "%s", o->shaping);
+    for (char *one = strtok_r(ours, " ", &rest); one != NULL && end != NULL;
+         one = strtok_r(NULL, " ", &rest)) {
+        struct str value;
+        char key[64], *equals = strchr(one, '=');
+        int len = equals != NULL ? (int)(equals + 1 - one) : 0;
+        snprintf(key, sizeof key, "%.*s", len, one);
+        if (len == 0 || !find_option(old + sizeof before - 1, key, len, &value) ||
+            str_eq(value, str_of(equals + 1)))
+            continue;
+        size_t at = strlen(had), at_now = strlen(now);
+        snprintf(had + at, sizeof had - at, "%s%s%.*s", at > 0 ? ", " : "", key,
+                 (int)(value.len < 70 ? value.len : 70), value.data);
+        snprintf(now + at_now, sizeof now - at_now, "%s%.80s", at > 0 ? ", " : "", one);
+    }
+    if (had[0] == '\0')
+        return err_set(why, ERR_CONFLICT, "%.350s; %s", why->text, o->otherwise_options);
+    return err_set(why, ERR_CONFLICT, "batch \"%.100s\" was begun with %s, now it is %s; %s",
+                   o->batch, had, now, o->otherwise_options);
+}
+
 enum err submit_open(struct link *l, const struct submit_options *o, bool *ret_existed,
                      bool *ret_complete, struct err_msg *ret_warning, struct err_msg *why)
 {
@@ -62,12 +105,8 @@ enum err submit_open(struct link *l, const struct submit_options *o, bool *ret_e
     m.batch_new.options_hash = str_of(hash);
     m.batch_new.options_text = str_of(o->shaping);
     enum err e = link_call(l, &m, MSG_TYPE_BATCH_OK, &reply, why);
-    if (e == ERR_CONFLICT) {
-        struct err_msg said = *why;
-        return err_set(why, e, "%.350s; %s", said.text, o->otherwise);
-    }
     if (e != ERR_OK)
-        return e;
+        return e == ERR_CONFLICT ? other_options(o, why) : e;
     *ret_existed = reply->batch_ok.existed;
     *ret_complete = reply->batch_ok.existed && reply->batch_ok.batches.count == 1 &&
                     link_batch_complete(&reply->batch_ok.batches.items[0]);

@@ -16,7 +16,8 @@ struct submit_options {
     struct rec_SCHEDULE schedule; /* of a batch that is not there yet */
     uint64_t max_attempts;        /* 0: the broker's */
     struct request_options request;
-    const char *otherwise; /* what to do about a conflict, ends its message */
+    /* What to do about a conflict, ends its message: of a line, of an option. */
+    const char *otherwise, *otherwise_options;
     /* Called after each chunk; may be NULL. */
     void (*on_progress)(void *user, uint64_t lines);
     void *user;
@@ -28,8 +29,9 @@ struct submit_counts {
     struct err_msg first_refusal; /* "line 2: ..." */
 };
 
-/* BATCH_NEW. *ret_complete: it was there, and nothing is left to do. *ret_warning: may be NULL;
- * why nobody could run it now; "": nothing is known. */
+/* BATCH_NEW. ERR_CONFLICT: it is there with other options, the message has those that differ.
+ * *ret_complete: it was there, and nothing is left to do. *ret_warning: may be NULL; why nobody
+ * could run it now; "": nothing is known. */
 enum err submit_open(struct link *l, const struct submit_options *o, bool *ret_existed,
                      bool *ret_complete, struct err_msg *ret_warning,
                      struct err_msg *why) MUST_CHECK;

@@ -257,6 +257,36 @@ def submits(bench, good_line):
     bench.same(bench.finish(alone, 30)[0], 0, "the worker's exit code")
 
 
+def overwrites(bench):
+    """An output of a run that is done: edited lines, other options and another input begin anew with --overwrite,
+    and are refused without, with what differs."""
+    inputs, out = bench.write("over.jsonl", [dict(request(), custom_id="first")]), bench.path("over-out.jsonl")
+    bench.run_batch(inputs, out, code=0)
+
+    def both(what, path, more, *parts):
+        with open(out, "rb") as f:
+            before = f.read()
+        refused = bench.run_batch(path, out, *more, code=None)
+        one_line(bench, what, refused, FATAL, "--overwrite", *parts)
+        with open(out, "rb") as f:
+            bench.same(f.read(), before, f"{what}: the results")
+        said = bench.run_batch(path, out, *more, "--overwrite", code=0)[2]
+        bench.check("--overwrite to" not in said, f"{what}: {said}")
+        with open(path, encoding="utf-8") as f:
+            want = [json.loads(line)["custom_id"] for line in f]
+        bench.same([r["custom_id"] for r in common.read_results(out)], want, f"{what}: whose results they are")
+        return refused[2]
+
+    bench.write("over.jsonl", [dict(request(), custom_id="second")])
+    both("an edited line", inputs, [], "over.jsonl:1", "restore it")
+    bench.write("over.jsonl", [dict(request(), custom_id="second"), dict(request(), custom_id="third")])
+    both("one line more", inputs, [], "over.jsonl:2")
+    said = both("another option", inputs, ["--max-tokens", "50"], "max_tokens=2048, now it is max_tokens=50; say that")
+    bench.check("seed=" not in said and "restore" not in said, f"another option: more than that: {said}")
+    both("another input", bench.write("over2.jsonl", [dict(request(), custom_id="fourth")]), ["--max-tokens", "50"])
+    bench.no_processes("after --overwrite")
+
+
 def test(bench, options):
     good_line = bench.write("good.jsonl", [dict(request(), custom_id="good")])
     bad_models(bench, good_line)
@@ -271,6 +301,7 @@ def test(bench, options):
              "--overwrite")
     with open(out, "rb") as f:
         bench.same(f.read(), b"", "the first input's results")
+    overwrites(bench)
 
 
 common.main(test)

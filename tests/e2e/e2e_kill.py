@@ -116,6 +116,8 @@ def interrupted(bench, rng, inputs, want, count):
     other = bench.write("other.jsonl", common.mixed_lines(bench, 1))
     err = bench.run(*argv_of(bench, other, out), "--overwrite", code=3, name="other-input")[2]
     bench.has(err, "an unfinished run on \"", "another input into the same folder")
+    err = bench.run(*argv_of(bench, inputs, out), "--overwrite", "--seed", "1", code=3, name="other-options")[2]
+    bench.has(err, "seed=0, now it is seed=1; say that again", "other options into an unfinished run's folder")
     bench.run(*argv_of(bench, inputs, out), code=0, name="resumed", timeout=600)
     compare(bench, out, want, count, "after Ctrl-C and resume")
     bench.no_processes("after the resume")
