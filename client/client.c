@@ -2,13 +2,26 @@
 #include "client/client.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 int client_fail(const char *command, enum err e, const struct err_msg *why)
 {
     fprintf(stderr, "octoflow %s: %s\n", command, why->text[0] != '\0' ? why->text : err_name(e));
     return e == ERR_USAGE ? EXIT_USAGE : EXIT_FATAL;
+}
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    _exit(EXIT_ALL_DONE); /* what was printed is out: client_flush() comes behind every page */
+}
+
+void client_ends_by_interrupt(void)
+{
+    signal(SIGINT, on_interrupt);
 }
 
 enum err client_flush(struct err_msg *why)

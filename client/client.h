@@ -13,10 +13,14 @@ enum exit_code {
     EXIT_SOME_FAILED = 1, /* or are not finished */
     EXIT_USAGE = 2,
     EXIT_FATAL = 3, /* nothing could run, or it had to stop */
+    /* and 130, the shell's, for Ctrl-C where nothing else is said */
 };
 
 /* "octoflow COMMAND: why" on standard error; returns the exit code that fits. */
 int client_fail(const char *command, enum err e, const struct err_msg *why);
+
+/* For what goes on until Ctrl-C: that is its end, and no failure. */
+void client_ends_by_interrupt(void);
 
 /* What was printed has to be out. ERR_IO: whoever reads it is gone, or its disk is full. */
 enum err client_flush(struct err_msg *why) MUST_CHECK;

@@ -127,6 +127,8 @@ int cmd_events(int argc, char **argv)
         return code;
     enum err e = remote_open(&o.remote, command.name, &l, &why);
     l.patient = o.follow;
+    if (o.follow)
+        client_ends_by_interrupt();
     if (e == ERR_OK)
         e = run(&o, &l, &why);
     link_close(&l);

@@ -92,6 +92,44 @@ static enum err default_name(const char *path, char ret[PROTO_MAX_ID_BYTES + 1],
     return ERR_OK;
 }
 
+/* "m.gguf" is the model m: workers know it by that name. */
+static void name_model(struct options *o, char *store, size_t size)
+{
+    size_t len = o->model != NULL ? strlen(o->model) : 0;
+    if (len <= 5 || strcmp(o->model + len - 5, ".gguf") != 0 || len - 5 >= size)
+        return;
+    snprintf(store, size, "%.*s", (int)(len - 5), o->model);
+    fprintf(stderr, "octoflow submit: the model is taken as \"%s\", without .gguf\n", store);
+    o->model = store;
+}
+
+/* Doing it again brings no cancelled line back. */
+static enum err say_cancelled(struct link *l, const char *batch, struct err_msg *why)
+{
+    const struct rec_BATCH *b = NULL;
+    enum err e = link_status(l, batch, &b, why);
+    if (e == ERR_OK && b->cancelled > 0)
+        fprintf(stderr,
+                "octoflow submit: %" PRIu64 " of %s's lines were cancelled, and stay so: to have "
+                "them answered, submit them under another --batch\n",
+                b->cancelled, batch);
+    return e;
+}
+
+static enum err say_end(struct link *l, const char *batch, int *ret_code, struct err_msg *why)
+{
+    const struct rec_BATCH *b = NULL;
+    enum err e = link_status(l, batch, &b, why);
+    if (e != ERR_OK)
+        return e;
+    fprintf(stderr,
+            "%s is complete: %" PRIu64 " done, %" PRIu64 " failed, %" PRIu64
+            " cancelled of %" PRIu64 "\n",
+            batch, b->done, b->failed, b->cancelled, b->total);
+    *ret_code = b->failed + b->cancelled > 0 ? EXIT_SOME_FAILED : EXIT_ALL_DONE;
+    return ERR_OK;
+}
+
 static const char *client_name(const struct options *o)
 {
     const struct passwd *user = o->client != NULL ? NULL : getpwuid(geteuid());
@@ -133,9 +171,11 @@ static enum err submit(struct link *l, const struct options *o, const char *path
             " are not valid requests%s%s\n",
             counts.lines, counts.accepted, counts.duplicates, counts.refused,
             counts.refused > 0 ? ", the first: " : "", counts.first_refusal.text);
+    if (counts.lines == 0)
+        fprintf(stderr, "octoflow submit: warning: %s has no lines\n", path);
     printf("%s\n", batch);
     fflush(stdout);
-    return ERR_OK;
+    return existed ? say_cancelled(l, batch, why) : ERR_OK;
 }
 
 int cmd_submit(int argc, char **argv)
@@ -144,7 +184,7 @@ int cmd_submit(int argc, char **argv)
         .remote = REMOTE_DEFAULTS, .schedule = SCHEDULE_DEFAULTS, .max_tokens = 2048};
     struct link l = {0};
     struct err_msg why = {{0}};
-    char batch[PROTO_MAX_ID_BYTES + 1];
+    char batch[PROTO_MAX_ID_BYTES + 1], model[300];
     int count = 0;
     int code = client_parse(&command, &o, argc, argv, &count);
     if (code >= 0)
@@ -157,16 +197,14 @@ int cmd_submit(int argc, char **argv)
         e = err_set(&why, ERR_USAGE, "--batch: expected 1 to %d bytes", PROTO_MAX_ID_BYTES);
     else if (e == ERR_OK)
         snprintf(batch, sizeof batch, "%s", o.batch);
+    name_model(&o, model, sizeof model);
     if (e == ERR_OK)
         e = submit(&l, &o, argv[0], batch, &why);
-    const struct rec_BATCH *b = NULL;
     code = EXIT_ALL_DONE;
     if (e == ERR_OK && o.wait) {
         e = remote_wait(&l, batch, &why);
         if (e == ERR_OK)
-            e = link_status(&l, batch, &b, &why);
-        if (e == ERR_OK && b->failed + b->cancelled > 0)
-            code = EXIT_SOME_FAILED;
+            e = say_end(&l, batch, &code, &why);
     }
     link_close(&l);
     return e == ERR_OK ? code : client_fail(command.name, e, &why);

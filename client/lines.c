@@ -18,6 +18,7 @@ struct lines {
     int fd;
     bool eof;
     uint64_t number; /* of the last line */
+    bool begun;      /* a line that is not blank was read */
     size_t max_bytes;
     char *data; /* begin..end: read, not yet given out; scanned: no newline before */
     size_t begin, end, scanned, cap;
@@ -160,6 +161,43 @@ static bool is_blank(struct str s)
     return true;
 }
 
+/* Files that are taken for lines of JSON: said at once, not once a line. */
+static enum err check_kind(const struct lines *l, struct err_msg *why)
+{
+    static const struct {
+        const char *bytes;
+        size_t len;
+        const char *is, *instead;
+    } kinds[] = {
+        {"\x1f\x8b", 2, "compressed (gzip)", "unpack it first"},
+        {"\x28\xb5\x2f\xfd", 4, "compressed (zstd)", "unpack it first"},
+        {"\xfd\x37zXZ", 5, "compressed (xz)", "unpack it first"},
+        {"BZh", 3, "compressed (bzip2)", "unpack it first"},
+        {"PK\x03\x04", 4, "compressed (zip)", "unpack it first"},
+        {"\xff\xfe", 2, "UTF-16", "convert it to UTF-8"},
+        {"\xfe\xff", 2, "UTF-16", "convert it to UTF-8"},
+        {"{\0", 2, "UTF-16", "convert it to UTF-8"},
+        {"\0{", 2, "UTF-16", "convert it to UTF-8"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
+        if (l->end - l->begin >= kinds[i].len &&
+            memcmp(l->data + l->begin, kinds[i].bytes, kinds[i].len) == 0)
+            return err_set(why, ERR_FORMAT, "%s: is %s, expected a request in JSON a line: %s",
+                           l->path, kinds[i].is, kinds[i].instead);
+    }
+    return ERR_OK;
+}
+
+/* "[" or "[{": a list that goes on. One that ends on its line is a bad line, and no more. */
+static bool begins_list(struct str s)
+{
+    while (s.len > 0 && (s.data[0] == ' ' || s.data[0] == '\t'))
+        s = (struct str){s.data + 1, s.len - 1};
+    while (s.len > 0 && (s.data[s.len - 1] == ' ' || s.data[s.len - 1] == '\t'))
+        s.len--;
+    return s.len > 0 && s.data[0] == '[' && s.data[s.len - 1] != ']';
+}
+
 enum err lines_next(struct lines *l, struct line *ret, struct err_msg *why)
 {
     for (;;) {
@@ -170,6 +208,10 @@ enum err lines_next(struct lines *l, struct line *ret, struct err_msg *why)
             return e;
         if (len == 0 && !newline)
             return ERR_NOT_FOUND;
+        if (l->number == 0)
+            e = check_kind(l, why);
+        if (e != ERR_OK)
+            return e;
         struct line line = {.number = ++l->number, .text = {l->data + l->begin, len}};
         if (line.number == 1 && len >= 3 && memcmp(line.text.data, "\xef\xbb\xbf", 3) == 0)
             line.text = (struct str){line.text.data + 3, len - 3};
@@ -186,6 +228,12 @@ enum err lines_next(struct lines *l, struct line *ret, struct err_msg *why)
         consume(l, len, newline);
         if (is_blank(line.text))
             continue;
+        if (!l->begun && begins_list(line.text))
+            return err_set(why, ERR_FORMAT,
+                           "%s: is a list in JSON, expected a request a line: jq -c '.[]' makes "
+                           "such lines of it",
+                           l->path);
+        l->begun = true;
         line.hash = hash64(line.text.data, line.text.len, 0);
         *ret = line;
         return ERR_OK;

@@ -46,25 +46,28 @@ static void print_help(FILE *out)
         "\n");
     for (size_t i = 0; i < ARRAY_LEN(commands); i++)
         fprintf(out, "  %-11s %s\n", commands[i].name, commands[i].what);
-    fprintf(out,
-            "\n"
-            "    octoflow run -m model.gguf prompts.jsonl -o results.jsonl\n"
-            "    octoflow submit  --broker tcp://localhost:7420 prompts.jsonl --batch night\n"
-            "    octoflow status  --broker tcp://localhost:7420\n"
-            "    octoflow top     --broker tcp://localhost:7420\n"
-            "    octoflow results --broker tcp://localhost:7420 night -o results.jsonl --wait\n"
-            "    octoflow cancel  --broker tcp://localhost:7420 night\n"
-            "    octoflow inspect model.gguf\n"
-            "    echo 'Hello' | octoflow tokenize -m model.gguf\n"
-            "    echo '9707' | octoflow detokenize -m model.gguf\n"
-            "\n"
-            "A prompt is a line of JSON: {\"prompt\": \"Once upon a time\"}, {\"messages\": "
-            "[...]}, or an\n"
-            "OpenAI Batch request. `octoflow help COMMAND` explains a command and its options.\n"
-            "\n"
-            "Exit codes: 0 all done, 1 some lines failed (or are not finished), 2 wrong usage, 3 "
-            "fatal\n"
-            "(nothing could run, or it had to stop).\n");
+    fprintf(
+        out,
+        "\n"
+        "    octoflow run -m model.gguf prompts.jsonl -o results.jsonl\n"
+        "    octoflow submit  --broker tcp://localhost:7420 prompts.jsonl --batch night\n"
+        "    octoflow status  --broker tcp://localhost:7420\n"
+        "    octoflow top     --broker tcp://localhost:7420\n"
+        "    octoflow results --broker tcp://localhost:7420 night -o results.jsonl --wait\n"
+        "    octoflow cancel  --broker tcp://localhost:7420 night\n"
+        "    octoflow inspect model.gguf\n"
+        "    echo 'Hello' | octoflow tokenize -m model.gguf\n"
+        "    echo '970' | octoflow detokenize -m model.gguf\n"
+        "\n"
+        "A prompt is a line of JSON: {\"prompt\": \"Once upon a time\"}, {\"messages\": "
+        "[...]}, or an\n"
+        "OpenAI Batch request. `octoflow help COMMAND` explains a command and its options.\n"
+        "\n"
+        "Exit codes: 0 all done, 1 some lines failed (or are not finished), 2 wrong usage, 3 "
+        "fatal\n"
+        "(nothing could run, or it had to stop; of run also Ctrl-C), 130 Ctrl-C (nothing is lost); "
+        "Ctrl-C\n"
+        "ends top, status --watch and events --follow with 0.\n");
 }
 
 static const struct command *find(const char *name)

@@ -19,6 +19,15 @@ void report_energy(FILE *out, const struct results_counts *c)
     fputc('\n', out);
 }
 
+void report_reasons(FILE *out, const struct results_counts *c)
+{
+    for (size_t i = 0; i < c->reasons_count; i++)
+        fprintf(out, "  %s\n", c->reasons[i]);
+    if (c->failed + c->cancelled > c->reasons_count)
+        fprintf(out, "  ... and %" PRIu64 " more without an answer\n",
+                c->failed + c->cancelled - c->reasons_count);
+}
+
 void report_devices(FILE *out, const struct msg_status_ok *m)
 {
     for (size_t i = 0; i < m->workers.count; i++) {

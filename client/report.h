@@ -8,6 +8,8 @@
 
 /* A line on the energy of the answers; "unknown" where no worker could tell. */
 void report_energy(FILE *out, const struct results_counts *c);
+/* Why the first lines have no answer, and how many more have none. */
+void report_reasons(FILE *out, const struct results_counts *c);
 /* A line for each worker: heat and energy of its device since its start. */
 void report_devices(FILE *out, const struct msg_status_ok *m);
 

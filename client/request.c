@@ -401,7 +401,8 @@ static enum err parse(struct parser *p, json_t *root, uint64_t line_number,
     json_t *body = root, *v;
     const char *key;
     if (!json_is_object(root))
-        return request_bad(p->r, "invalid_json", NULL, "found %s, expected an object",
+        return request_bad(p->r, "invalid_json", NULL,
+                           "found %s, expected an object: one request a line",
                            request_what_is(root));
     p->short_form = json_object_get(root, "body") == NULL && json_object_get(root, "url") == NULL &&
                     json_object_get(root, "method") == NULL;

@@ -146,9 +146,17 @@ static enum err check_files(struct run *r, struct err_msg *why)
     r->is_file = there && S_ISREG(in.st_mode);
     if (!there || !S_ISFIFO(in.st_mode)) /* who writes into a pipe would lose its reader */
         e = lines_open(r->o.input, LINES_MAX_BYTES, &lines, why);
+    if (e == ERR_OK && r->is_file) {
+        struct line first;
+        e = lines_next(lines, &first, why);
+        if (e == ERR_NOT_FOUND) {
+            fprintf(stderr, "octoflow run: warning: %s has no lines\n", r->o.input);
+            e = ERR_OK;
+        }
+    }
+    lines_close(&lines);
     if (e != ERR_OK)
         return e;
-    lines_close(&lines);
     if (there && stat(r->o.output, &out) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
         return err_set(why, ERR_USAGE, "%s is the input and the output: choose another output",
                        r->o.output);
@@ -451,11 +459,7 @@ static void print_summary(const struct run *r)
     else
         printf("; %" PRIu64 " tokens in %.1f s, %.1f tokens/s\n", tokens, seconds,
                (double)tokens / seconds);
-    for (size_t i = 0; i < c->reasons_count; i++)
-        printf("  %s\n", c->reasons[i]);
-    if (c->failed + c->cancelled > c->reasons_count)
-        printf("  ... and %" PRIu64 " more without an answer\n",
-               c->failed + c->cancelled - c->reasons_count);
+    report_reasons(stdout, c);
     report_energy(stdout, c);
     fputs(r->devices != NULL ? r->devices : "", stdout);
     printf("results: %s\nledger and logs: %s\n", r->o.output, r->dir.path);

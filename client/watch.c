@@ -104,7 +104,10 @@ static enum err settle(struct state *s, struct err_msg *why)
     s->link.user = s;
     s->link.command = NULL; /* show_silence() says it */
     s->screen = !s->o->json && isatty(STDOUT_FILENO) == 1;
-    return s->screen ? screen_open(why) : ERR_OK;
+    if (s->screen)
+        return screen_open(why);
+    client_ends_by_interrupt();
+    return ERR_OK;
 }
 
 static enum err look(struct state *s, struct err_msg *why)

@@ -180,6 +180,37 @@ static void test_errors(void)
     CHECK(a != b);
 }
 
+/* What is no JSON a line is said at once; a bad first line is no more than that. */
+static void test_kinds(void)
+{
+    static const struct {
+        const char *content;
+        size_t len;
+        const char *says; /* NULL: is taken */
+    } cases[] = {
+        {"\x1f\x8b\b\0\n", 5, "is compressed (gzip)"},
+        {"\xff\xfe{\0\"\0", 6, "is UTF-16"},
+        {"{\0\"\0\n\0", 6, "convert it to UTF-8"},
+        {"[\n", 2, "is a list in JSON"},
+        {"\n [ \r\n", 7, "a request a line: jq"},
+        {"[{\"a\":1},\n", 10, "is a list"},
+        {"[{}]\n", 5, NULL},
+        {"a\n[\n", 4, NULL},
+        {"\xef\xbb\xbf{}\n", 6, NULL},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct lines *l = NULL;
+        struct line line;
+        struct err_msg why = {{0}};
+        write_file(cases[i].content, cases[i].len);
+        CHECK_OK(lines_open(path, SMALL, &l, &why), why);
+        CHECK_ERR(lines_next(l, &line, &why), cases[i].says != NULL ? ERR_FORMAT : ERR_OK);
+        if (cases[i].says != NULL)
+            CHECK_HAS(why.text, cases[i].says);
+        lines_close(&l);
+    }
+}
+
 static void test_names(void)
 {
     char name[PROTO_MAX_ID_BYTES + 1];
@@ -324,6 +355,7 @@ int main(void)
     test_random();
     test_long_hash();
     test_errors();
+    test_kinds();
     test_waiting();
     test_names();
     test_devices();

@@ -30,6 +30,13 @@ int main(void)
         energy((struct results_counts){
             .answered = 48, .energy_j = 36e6, .energy_answers = 45, .energy_tokens = 1000000}),
         "energy: 10.00 kWh, 36 J for each token of the answers; unknown for 3 of 48 answers\n");
+    struct results_counts c = {.failed = 3, .reasons = {"line 2: n is 0", "line 5: cancelled"}};
+    FILE *r = begin();
+    c.reasons_count = 2;
+    c.cancelled = 4;
+    report_reasons(r, &c);
+    fclose(r);
+    CHECK_STR(page, "  line 2: n is 0\n  line 5: cancelled\n  ... and 5 more without an answer\n");
     struct rec_WORKER workers[] = {
         {.device = STR_LIT("card"), .temp_mean_c = 61.4, .temp_peak_c = 70, .energy_j = 3.6e6},
         {.device = STR_LIT("li\033[2Jar")},

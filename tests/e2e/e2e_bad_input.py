@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Wrong input of every kind: model files, options, paths, request lines. Each gets one clear line that names what is
 wrong, the right exit code, and the good lines beside it run."""
+import gzip
 import json
 import os
 import random
+import re
 import shutil
 
 import common
@@ -57,6 +59,9 @@ def bad_models(bench, good_line):
 def bad_options(bench, good_line):
     out, flow, model = bench.path("o.jsonl"), bench.octoflow, bench.model()
     run = [flow, "run", "-m", model, good_line, "-o", out]
+    with open(good_line, "rb") as f:
+        packed = bench.write("packed.jsonl.gz", gzip.compress(f.read()))
+    array = bench.write("array.json", json.dumps([request()], indent=1))
     cases = [
         ("no command", [flow], USAGE, []),
         ("unknown command", [flow, "fly"], USAGE, ["fly"]),
@@ -82,6 +87,9 @@ def bad_options(bench, good_line):
         ("no such model", [flow, "run", "-m", "nowhere.gguf", good_line, "-o", out], FATAL, ["nowhere.gguf"]),
         ("model is a folder", [flow, "run", "-m", bench.dir, good_line, "-o", out], FATAL, [bench.dir]),
         ("no such input", [flow, "run", "-m", model, "nowhere.jsonl", "-o", out], FATAL, ["nowhere.jsonl"]),
+        ("compressed input", [flow, "run", "-m", model, packed, "-o", out], FATAL,
+         ["packed.jsonl.gz: is compressed (gzip)"]),
+        ("a list over lines", [flow, "run", "-m", model, array, "-o", out], FATAL, ["array.json: is a list in JSON"]),
         ("input is a folder", [flow, "run", "-m", model, bench.dir, "-o", out], FATAL, [bench.dir]),
         ("no such output folder", [flow, "run", "-m", model, good_line, "-o", bench.path("no/such/o.jsonl")], FATAL,
          ["no/such"]),
@@ -112,6 +120,8 @@ def bad_options(bench, good_line):
     for argv in ([flow, "--help"], [flow, "run", "--help"], [bench.broker, "--help"], [bench.worker, "--help"]):
         _, stdout, _ = bench.run(*argv, code=0)
         bench.check(len(stdout.splitlines()) > 5, f"{argv}: the help is short")
+    example = re.search(r"echo '(\d+)' \| octoflow detokenize", bench.run(flow, "--help")[1])
+    bench.run(flow, "detokenize", "-m", model, input=example[1].encode(), code=0)
 
 
 def request(**body):
@@ -249,12 +259,44 @@ def submits(bench, good_line):
              "piped has no line 7-9", "piped has no line 2")
     code, out, err = bench.run(*cancel, "1", "1-9", timeout=60)
     bench.same((code, out, err), (0, "0 lines of piped cancelled\n", ""), "cancel again, of a range that has one line")
+    submit = [bench.octoflow, "submit", "--broker", endpoint]
+    again = bench.run(*submit, "/dev/stdin", "--batch", "piped", "--wait", input=good)
+    one_line(bench, "a cancelled batch again", again, 1, "1 of piped's lines were cancelled, and stay so",
+             "piped is complete: 0 done, 0 failed, 1 cancelled of 1")
+    named = bench.run(*submit, good_line, "--batch", "m", "-m", "octo.gguf", code=0)
+    bench.has(named[2], 'taken as "octo"', "a model's file name")
+    status = bench.run(bench.octoflow, "status", "--broker", endpoint, "m", "--json")[1]
+    bench.has(status, '"model":"octo"', "its batch")
+    nothing = bench.run(*submit, bench.write("no.jsonl", b"\n \n"), code=0)
+    bench.has(nothing[2], "no.jsonl has no lines", "an input of blank lines")
+    writes(bench, endpoint, bad, good_line)
     broker.terminate()
     bench.same(bench.finish(broker, 30)[0], 0, "the broker's exit code")
     bench.wait_for("a worker says why it does not join", lambda: f'no broker, trying again broker={nowhere} reason="No '
                    'such file or directory"' in bench.output("alone.err"), 60)
     alone.terminate()
     bench.same(bench.finish(alone, 30)[0], 0, "the worker's exit code")
+
+
+def writes(bench, endpoint, bad, good_line):
+    """Results go over results of the same batch; over anything else only when that is said."""
+    name = bench.run(bench.octoflow, "submit", "--broker", endpoint, bad, code=0)[1].strip()
+    other = bench.run(bench.octoflow, "submit", "--broker", endpoint, good_line, code=0)[1].strip()
+    results = [bench.octoflow, "results", "--broker", endpoint]
+    for content in (b"notes\n", b'{"octoflow": {"batch": "another"}}\n', b"\x1f\x8b", b"\n\n7"):
+        out = bench.write("there", content)
+        one_line(bench, f"results over {content}", bench.run(*results, name, "-o", out), FATAL, "there is there", name,
+                 "--overwrite")
+        with open(out, "rb") as f:
+            bench.same(f.read(), content, "what was there")
+    said = bench.run(*results, name, "-o", out, "--overwrite", code=1)[2]
+    bench.has(said, "  line 2: prompt: found a number", "why a line has no answer")
+    bench.same(len(common.read_results(out)), 1, "results over it")
+    bench.run(*results, name, "-o", out, code=1)
+    bench.run(*results, other, "-o", out, code=FATAL)
+    bench.run(*results, name, "-o", bench.write("none", b""), code=1)
+    with open(out, encoding="utf-8") as f:
+        bench.same(bench.run(*results, name, "-o", "-", code=1)[1], f.read(), "results to standard output")
 
 
 def overwrites(bench):
@@ -296,7 +338,8 @@ def test(bench, options):
     empty = bench.write("empty.jsonl", b"")
     out = bench.path("empty-out.jsonl")
     code, _, err = bench.run_batch(empty, out, code=None)
-    bench.check(code in (0, USAGE, FATAL), f"an empty input: exit code {code}: {common.short(err)}")
+    bench.same(code, 0, "an empty input: exit code")
+    bench.has(err, "empty.jsonl has no lines", "an empty input")
     one_line(bench, "another input", bench.run_batch(good_line, out, code=None), FATAL, '"empty.jsonl"', '"good.jsonl"',
              "--overwrite")
     with open(out, "rb") as f:

@@ -175,8 +175,9 @@ def outlives(bench, flow, broker):
     for looking, said in ((watch, ["octoflow status: no answer from the broker, waiting for it"]),
                           (follow, ["octoflow events: the broker is away, waiting until it is back",
                                     "octoflow events: the broker is back"])):
-        looking.terminate()
-        bench.same(bench.finish(looking, 10)[2].splitlines(), said, f"{looking.name}: what it said")
+        looking.send_signal(signal.SIGINT)
+        code, _, err = bench.finish(looking, 10)
+        bench.same((code, err.splitlines()), (0, said), f"{looking.name}: Ctrl-C, and what it said")
     return broker
 
 
