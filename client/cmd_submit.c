@@ -189,7 +189,10 @@ int cmd_submit(int argc, char **argv)
     int code = client_parse(&command, &o, argc, argv, &count);
     if (code >= 0)
         return code;
-    enum err e = remote_open(&o.remote, command.name, &l, &why);
+    bool is_file = false, empty = false;
+    enum err e = lines_check(argv[0], &is_file, &empty, &why);
+    if (e == ERR_OK)
+        e = remote_open(&o.remote, command.name, &l, &why);
     l.patient = o.wait;
     if (e == ERR_OK && o.batch == NULL)
         e = default_name(argv[0], batch, &why);

@@ -277,6 +277,24 @@ void lines_close(struct lines **l)
     *l = NULL;
 }
 
+enum err lines_check(const char *path, bool *ret_file, bool *ret_empty, struct err_msg *why)
+{
+    struct stat st;
+    struct lines *l = NULL;
+    struct line first;
+    bool named = strcmp(path, "-") != 0 && stat(path, &st) == 0;
+    *ret_file = named && S_ISREG(st.st_mode);
+    *ret_empty = false;
+    if (named && S_ISFIFO(st.st_mode)) /* who writes into it would lose its reader */
+        return ERR_OK;
+    enum err e = lines_open(path, LINES_MAX_BYTES, &l, why);
+    if (e == ERR_OK && *ret_file)
+        e = lines_next(l, &first, why);
+    *ret_empty = e == ERR_NOT_FOUND;
+    lines_close(&l);
+    return *ret_empty ? ERR_OK : e;
+}
+
 enum err lines_hash_file(const char *path, uint64_t *ret, struct err_msg *why)
 {
     int fd = -1;

@@ -29,10 +29,16 @@ enum err lines_open(const char *path, size_t max_bytes, struct lines **ret,
  * its is lines_next()'s. */
 void lines_while_waiting(struct lines *l, enum err (*fn)(void *user, struct err_msg *why),
                          void *user);
-/* ERR_NOT_FOUND: no more lines. */
+/* ERR_NOT_FOUND: no more lines. ERR_FORMAT: the file is none of lines (compressed, UTF-16, one
+ * list). */
 enum err lines_next(struct lines *l, struct line *ret, struct err_msg *why) MUST_CHECK;
 void lines_close(struct lines **l);
 
+/* Before anything is made for an input: it can be opened, and a plain file holds lines
+ * (ERR_FORMAT). Of what is read once nothing is read. *ret_file: it is a plain file; *ret_empty:
+ * one with none. */
+enum err lines_check(const char *path, bool *ret_file, bool *ret_empty,
+                     struct err_msg *why) MUST_CHECK;
 /* A hash of the whole file, for a batch's name. */
 enum err lines_hash_file(const char *path, uint64_t *ret, struct err_msg *why) MUST_CHECK;
 

@@ -139,25 +139,15 @@ static enum err pump(void *user, struct err_msg *why)
 
 static enum err check_files(struct run *r, struct err_msg *why)
 {
-    struct lines *lines = NULL;
     struct stat in, out;
-    bool there = stat(r->o.input, &in) == 0;
-    enum err e = ERR_OK;
-    r->is_file = there && S_ISREG(in.st_mode);
-    if (!there || !S_ISFIFO(in.st_mode)) /* who writes into a pipe would lose its reader */
-        e = lines_open(r->o.input, LINES_MAX_BYTES, &lines, why);
-    if (e == ERR_OK && r->is_file) {
-        struct line first;
-        e = lines_next(lines, &first, why);
-        if (e == ERR_NOT_FOUND) {
-            fprintf(stderr, "octoflow run: warning: %s has no lines\n", r->o.input);
-            e = ERR_OK;
-        }
-    }
-    lines_close(&lines);
+    bool empty = false;
+    enum err e = lines_check(r->o.input, &r->is_file, &empty, why);
     if (e != ERR_OK)
         return e;
-    if (there && stat(r->o.output, &out) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+    if (empty)
+        fprintf(stderr, "octoflow run: warning: %s has no lines\n", r->o.input);
+    if (stat(r->o.input, &in) == 0 && stat(r->o.output, &out) == 0 && in.st_dev == out.st_dev &&
+        in.st_ino == out.st_ino)
         return err_set(why, ERR_USAGE, "%s is the input and the output: choose another output",
                        r->o.output);
     return results_check_path(r->o.output, why);
