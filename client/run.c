@@ -310,9 +310,8 @@ static enum err check_batch(struct run *r, struct err_msg *why)
     return ERR_OK;
 }
 
-/* What to do about an input that was edited, or other options. What is undone is not thrown away
- * for
- * --overwrite, which a script may always say. */
+/* What to do about an input that was edited, or other options. What is undone is not thrown away,
+ * as a script may say --overwrite always. */
 static void say_otherwise(struct run *r)
 {
     char way[200];
@@ -343,6 +342,7 @@ static enum err submit(struct run *r, struct err_msg *why)
     bool existed = false;
     const struct rec_BATCH *b = NULL;
     enum err e = check_batch(r, why);
+    bool checked = e == ERR_OK;
     say_otherwise(r);
     if (e == ERR_OK)
         e = submit_open(&r->link, &s, &existed, &r->complete_before, NULL, why);
@@ -363,7 +363,7 @@ static enum err submit(struct run *r, struct err_msg *why)
         e = submit_lines(&r->link, &s, &r->submitted, why);
     progress_clear(&r->progress);
     r->is_submitted = e == ERR_OK;
-    r->anew = e == ERR_CONFLICT && r->o.overwrite && r->done_before && r->is_file;
+    r->anew = checked && e == ERR_CONFLICT && r->o.overwrite && r->done_before && r->is_file;
     return e;
 }
 

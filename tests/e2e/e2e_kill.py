@@ -105,15 +105,17 @@ def silent_broker(bench, rng, inputs, want, count):
 def interrupted(bench, rng, inputs, want, count):
     """Ctrl-C once: it stops cleanly and says how to go on; the same command finishes and repeats nothing done."""
     out = bench.path("ctrl-c.jsonl")
-    run = bench.start(argv_of(bench, inputs, out), "ctrl-c")
-    lines = rng.randrange(1, int(0.7 * count))
+    other = bench.write("other.jsonl", common.mixed_lines(bench, 1))
+    bench.run(*argv_of(bench, other, out), code=0, name="before")
+    run = bench.start([*argv_of(bench, inputs, out), "--overwrite"], "ctrl-c")
+    lines = rng.randrange(2, int(0.7 * count))  # 1 is there from before
     if bench.check(wait_for(run, out, lines, 0), f"Ctrl-C at line {lines}: the run had ended"):
         os.killpg(run.pid, signal.SIGINT)  # as a terminal does: the whole foreground group
     code, stdout, stderr = bench.finish(run, 60)
     bench.check(code not in (0, None), f"Ctrl-C: exit code {code}")
     bench.has((stdout + stderr).lower(), "resume", "Ctrl-C: the message")
     bench.no_processes("after Ctrl-C")
-    other = bench.write("other.jsonl", common.mixed_lines(bench, 1))
+    other = bench.write("other.jsonl", common.mixed_lines(bench, 2))
     err = bench.run(*argv_of(bench, other, out), "--overwrite", code=3, name="other-input")[2]
     bench.has(err, "an unfinished run on \"", "another input into the same folder")
     err = bench.run(*argv_of(bench, inputs, out), "--overwrite", "--seed", "1", code=3, name="other-options")[2]
