@@ -56,6 +56,14 @@ static enum err list_jobs(struct ledger *l, uint64_t batch, uint64_t *jobs, size
     return e;
 }
 
+static enum err note_left(struct ledger *l, struct str key, uint64_t count, struct err_msg *why)
+{
+    sqlite3_stmt *s = l->stmts[STMT_NOTE_LEFT];
+    bind_text(s, 1, key);
+    bind_u64(s, 2, count);
+    return step(l, s, NULL, why);
+}
+
 enum err ledger_forget(struct ledger *l, struct ledger_op *op, struct err_msg *why)
 {
     uint64_t jobs[PIECE_ROWS], batch = 0;
@@ -72,8 +80,12 @@ enum err ledger_forget(struct ledger *l, struct ledger_op *op, struct err_msg *w
     e = list_jobs(l, batch, jobs, &count, why);
     for (size_t i = 0; i < count && e == ERR_OK; i++)
         e = forget_job(l, jobs[i], why);
+    if (e == ERR_OK && count > 0)
+        e = note_left(l, STR_LIT(LEDGER_JOBS_LEFT), count, why);
     if (e == ERR_OK && count == 0)
         e = run_for(l, STMT_FORGET_BATCH, batch, why);
+    if (e == ERR_OK && count == 0)
+        e = note_left(l, STR_LIT(LEDGER_BATCHES_LEFT), 1, why);
     op->forget.ret_rows = count;
     op->forget.ret_more = true;
     return e;

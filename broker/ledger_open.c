@@ -286,6 +286,8 @@ static enum err open_db(struct ledger *l, struct err_msg *why)
     if (e == ERR_OK)
         e = ledger_exec(l,
                         "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0;"
+                        /* what left is wiped: a salvage would find it again in the free pages */
+                        "PRAGMA secure_delete=ON;"
                         "PRAGMA temp_store=MEMORY; PRAGMA cache_size=-16384;",
                         why);
     sqlite3_wal_hook(l->db, on_wal, l); /* after wal_autocheckpoint, which is such a hook */

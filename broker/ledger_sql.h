@@ -58,6 +58,8 @@ enum { LEDGER_SCHEMA = 5, LEDGER_APPLICATION = 0x4f43544f /* "OCTO" */ };
     X(FORGET_BATCH, "DELETE FROM batch WHERE id=?1")                                               \
     X(SKIP_LINES,                                                                                  \
       "SELECT line FROM job WHERE batch=?1 AND line>?2 ORDER BY line LIMIT 1 OFFSET ?3")           \
+    X(NOTE_LEFT, "INSERT INTO meta VALUES(?1,?2) ON CONFLICT(key) DO UPDATE SET "                  \
+                 "value=value+excluded.value")                                                     \
     X(FETCH_BY_SEQ, LEDGER_FETCH_SQL(LEDGER_FETCH_PARTS) LEDGER_NEXT_SEQ)                          \
     X(FETCH_BY_LINE, LEDGER_FETCH_SQL(LEDGER_FETCH_PARTS) LEDGER_NEXT_LINE)                        \
     X(FETCH_JOB_BY_SEQ, LEDGER_FETCH_SQL("FROM job j ") LEDGER_NEXT_SEQ)                           \
@@ -84,6 +86,12 @@ enum { LEDGER_MAX_GENERATION = 1 << 30 };
 #define LEDGER_MAX_SEQ (UINT64_C(1) << 62)
 
 #define LEDGER_SALVAGE_HINT "keep the file and run octoflow-broker --ledger %s --salvage NEW-FILE"
+
+/* Before the id of a batch that leaves, as its name. */
+#define LEDGER_FORGOTTEN_NAME "\0forgotten-"
+/* In meta: how many have left. Their ids are missing, and a salvage counts none of them as lost. */
+#define LEDGER_JOBS_LEFT    "jobs_left"
+#define LEDGER_BATCHES_LEFT "batches_left"
 
 enum { LEDGER_SEQS = 64 };
 

@@ -19,7 +19,10 @@
 #include "broker/salvage_impl.h"
 #include "proto/codec.h"
 
-enum { MAX_ROWS_A_PAGE = 1024, MAX_ATTEMPTS = 1 << 20 };
+enum { MAX_ATTEMPTS = 1 << 20 };
+
+/* Ids go up for ever while old batches leave: the size of the file says nothing about them. */
+#define MAX_ID (INT64_C(1) << 48)
 
 /* A row's columns: n the rowid's place, i an integer, t text, b bytes; capital: or NULL. `least`:
  * columns that later schemas added may be missing at the end. */
@@ -82,24 +85,32 @@ static bool fits(const struct table *t, const struct pages_row *row)
     return true;
 }
 
+/* A batch that is old enough, and whose rows are on their way out. */
+static bool is_leaving(struct str name)
+{
+    static const char begin[] = LEDGER_FORGOTTEN_NAME;
+    return name.len >= sizeof begin && memcmp(name.data, begin, sizeof begin - 1) == 0 &&
+           memchr(name.data + 1, '\0', name.len - 1) == NULL;
+}
+
 /* Whether a row's values can be ours; a body has to decode. */
 static bool sound(struct salvage *x, enum table_name t, const struct pages_row *row)
 {
     const struct pages_value *v = row->values;
     struct rec_REQUEST request;
     struct rec_OUTPUT output;
-    bool good = row->rowid >= 1 && (uint64_t)row->rowid <= x->max_id;
+    bool good = row->rowid >= 1 && row->rowid <= MAX_ID;
     switch (t) {
     case BATCH:
         good = good && v[1].bytes.len >= 1 && v[1].bytes.len <= PROTO_MAX_ID_BYTES &&
-               memchr(v[1].bytes.data, '\0', v[1].bytes.len) == NULL &&
+               (is_leaving(v[1].bytes) || memchr(v[1].bytes.data, '\0', v[1].bytes.len) == NULL) &&
                utf8_is_valid(v[1].bytes.data, v[1].bytes.len);
         break;
     case JOB:
-        good = good && v[1].integer >= 1 && (uint64_t)v[1].integer <= x->max_id &&
-               v[2].integer >= 1 && v[4].integer >= LEDGER_UNFINISHED &&
-               v[4].integer <= LEDGER_CANCELLED && v[6].integer >= 0 &&
-               v[6].integer <= MAX_ATTEMPTS && v[7].integer >= 0 && v[8].integer >= 0 &&
+        good = good && v[1].integer >= 1 && v[1].integer <= MAX_ID && v[2].integer >= 1 &&
+               v[4].integer >= LEDGER_UNFINISHED && v[4].integer <= LEDGER_CANCELLED &&
+               v[6].integer >= 0 && v[6].integer <= MAX_ATTEMPTS && v[7].integer >= 0 &&
+               v[8].integer >= 0 &&
                (v[4].integer == LEDGER_UNFINISHED) == (v[11].type == PAGES_NULL);
         break;
     case REQUEST: /* empty: a refused line */
@@ -146,7 +157,13 @@ static int insert(struct salvage *x, enum table_name t, const struct pages_row *
     return rc;
 }
 
-/* The two rows of meta, which has no rowid: its leaves look like an index's. */
+static void note_count(uint64_t *count, const struct pages_value *v)
+{
+    if (v->type == PAGES_INT && v->integer > 0 && v->integer <= MAX_ID)
+        *count = max_u64(*count, (uint64_t)v->integer);
+}
+
+/* The rows of meta, which has no rowid: its leaves look like an index's. */
 static void note_meta(struct salvage *x, const struct pages_row *row)
 {
     const struct pages_value *v = row->values;
@@ -155,6 +172,10 @@ static void note_meta(struct salvage *x, const struct pages_row *row)
     if (str_eq(v[0].bytes, STR_LIT("generation")) && v[1].type == PAGES_INT &&
         v[1].integer > x->generation && v[1].integer < LEDGER_MAX_GENERATION)
         x->generation = v[1].integer;
+    if (str_eq(v[0].bytes, STR_LIT(LEDGER_JOBS_LEFT)))
+        note_count(&x->jobs_left, &v[1]);
+    if (str_eq(v[0].bytes, STR_LIT(LEDGER_BATCHES_LEFT)))
+        note_count(&x->batches_left, &v[1]);
     if (str_eq(v[0].bytes, STR_LIT("id")) && v[1].type == PAGES_TEXT && v[1].bytes.len == 32 &&
         x->id[0] == '\0') {
         char id[33] = "";
@@ -265,7 +286,6 @@ static enum err lock(const char *from, int *ret_fd, struct err_msg *why)
 
 static enum err copy_rows(struct salvage *x, const char *part, struct err_msg *why)
 {
-    x->max_id = pages_count(x->pages) * MAX_ROWS_A_PAGE;
     enum err e = prepare(x, part, why);
     if (e == ERR_OK)
         e = pages_scan(x->pages, true, on_row, x, why);

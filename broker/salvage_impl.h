@@ -16,8 +16,8 @@ struct salvage {
     sqlite3 *db;
     sqlite3_stmt *insert[TABLES];
     struct arena arena; /* of one row's check */
-    uint64_t max_id;    /* no rowid is greater */
     int64_t generation;
+    uint64_t jobs_left, batches_left; /* with --keep: their ids are missing, and not lost */
     char id[33];
     bool found; /* something of a ledger */
     struct salvage_report report;

@@ -3,7 +3,8 @@
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "broker/ledger.h"
+#include "base/size.h"
+#include "broker/ledger_sql.h"
 #include "broker/salvage_impl.h"
 #include "proto/codec.h"
 
@@ -117,14 +118,17 @@ static enum err count_jobs(struct salvage *x, struct err_msg *why)
     enum err e = salvage_number(x, "SELECT count(*) FROM job", &r->jobs, why);
     if (e == ERR_OK)
         e = salvage_number(x, "SELECT count(*) FROM result", &r->results, why);
-    /* ids have no gaps; behind the last that is kept, what is left without its job counts */
+    /* ids have no gaps but those of jobs that left; behind the last that is kept, what is left
+     * without its job counts */
     if (e == ERR_OK)
         e = salvage_number(x, "SELECT max(id) FROM job", &last, why);
     if (e == ERR_OK)
         e = salvage_number(
             x, "SELECT count(*) FROM orphan WHERE job>(SELECT coalesce(max(id),0) FROM job)",
             &behind, why);
-    r->jobs_lost = (last > r->jobs ? last - r->jobs : 0) + behind;
+    uint64_t missing = last > r->jobs ? last - r->jobs : 0;
+    r->jobs_lost = missing - min_u64(missing, x->jobs_left) + behind;
+    x->jobs_left = missing; /* of the new ledger's */
     return e;
 }
 
@@ -152,7 +156,9 @@ static enum err fill_batches(struct salvage *x, struct err_msg *why)
     if (e == ERR_OK)
         e = salvage_number(x, sql, &there, why);
     r->batches_renamed = r->batches - named;
-    r->batches_lost = last - there;
+    uint64_t missing = last - there;
+    r->batches_lost = missing - min_u64(missing, x->batches_left);
+    x->batches_left = missing;
     return e;
 }
 
@@ -178,7 +184,7 @@ enum err salvage_repair(struct salvage *x, struct err_msg *why)
 /* The broker's generation is in the upper half of epochs, and meta has the last. */
 enum err salvage_identity(struct salvage *x, struct err_msg *why)
 {
-    char sql[256];
+    char sql[320];
     uint64_t generation = (uint64_t)x->generation;
     enum err e = ERR_OK;
     if (generation == 0)
@@ -188,8 +194,9 @@ enum err salvage_identity(struct salvage *x, struct err_msg *why)
         return e;
     snprintf(sql, sizeof sql,
              "UPDATE job SET epoch=0 WHERE epoch>>32>%" PRIu64 "; UPDATE meta SET value=%" PRIu64
-             " WHERE key='generation'",
-             generation, generation);
+             " WHERE key='generation'; INSERT INTO meta VALUES('" LEDGER_JOBS_LEFT "',%" PRIu64
+             "),('" LEDGER_BATCHES_LEFT "',%" PRIu64 ")",
+             generation, generation, x->jobs_left, x->batches_left);
     e = salvage_run(x, sql, why);
     if (e != ERR_OK || x->id[0] == '\0')
         return e;
