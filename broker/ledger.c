@@ -78,6 +78,11 @@ uint32_t ledger_generation(const struct ledger *l)
     return l->generation;
 }
 
+struct keep_note ledger_time(const struct ledger *l)
+{
+    return l->time;
+}
+
 /* ---- the thread ---- */
 
 static enum err set_sync(struct ledger *l, bool full, struct err_msg *why)

@@ -30,6 +30,7 @@
 #include "base/err.h"
 #include "base/str.h"
 #include "broker/histogram.h"
+#include "broker/keep_clock.h"
 #include "proto/messages.h"
 
 enum { LEDGER_PAGE_BYTES = 16384 /* of a new file; bench/broker/README.md says why */ };
@@ -59,6 +60,7 @@ enum ledger_kind {
     LEDGER_RETURN,
     LEDGER_FETCH,
     LEDGER_FORGET,
+    LEDGER_NOTE_TIME,
     LEDGER_BACKUP,
     LEDGER_BARRIER
 };
@@ -150,6 +152,7 @@ struct ledger_op {
             size_t ret_rows; /* of such batches that left the file: a piece of them */
             bool ret_more;   /* there may be more */
         } forget;
+        struct keep_note note_time; /* for the next run's ledger_time() */
         struct {
             struct str path; /* with a NUL behind it. A file that is there is not overwritten */
             uint64_t ret_bytes;
@@ -218,6 +221,7 @@ const char *ledger_id(const struct ledger *l); /* made at creation */
 uint32_t ledger_generation(const struct ledger *l);
 /* Rows that an operation writes, reads or looks for, about. */
 size_t ledger_op_rows(const struct ledger_op *op);
+struct keep_note ledger_time(const struct ledger *l); /* as it was at the open */
 /* Takes the operation; `done` is called by a later ledger_poll(). */
 void ledger_submit(struct ledger *l, struct ledger_op *op);
 /* Calls `done` for what has finished. */

@@ -373,6 +373,19 @@ static enum err check_size(struct ledger *l, struct err_msg *why)
                    (long long)size, (long long)(pages * l->page_bytes), l->path);
 }
 
+static enum err read_time(struct ledger *l, struct err_msg *why)
+{
+    int64_t at = 0, ahead = 0, from = 0;
+    enum err e = pragma_int(l, "SELECT (SELECT value FROM meta WHERE key='time_ms')", &at, why);
+    if (e == ERR_OK)
+        e = pragma_int(l, "SELECT (SELECT value FROM meta WHERE key='time_ahead_ms')", &ahead, why);
+    if (e == ERR_OK)
+        e = pragma_int(l, "SELECT (SELECT value FROM meta WHERE key='time_from_ms')", &from, why);
+    if (e == ERR_OK && at > 0 && ahead >= 0 && from >= 0 && from <= at) /* else as without one */
+        l->time = (struct keep_note){(uint64_t)at, (uint64_t)ahead, (uint64_t)from};
+    return e;
+}
+
 enum err ledger_open_store(struct ledger *l, struct err_msg *why)
 {
     l->wal_synced = -1; /* not known */
@@ -388,6 +401,8 @@ enum err ledger_open_store(struct ledger *l, struct err_msg *why)
         e = check_size(l, why);
     if (e == ERR_OK)
         e = read_identity(l, why);
+    if (e == ERR_OK)
+        e = read_time(l, why);
     return e == ERR_OK ? prepare(l, why) : e;
 }
 

@@ -14,7 +14,7 @@ bool ledger_kind_writes(enum ledger_kind kind)
 bool ledger_kind_syncs(enum ledger_kind kind)
 {
     return ledger_kind_writes(kind) && kind != LEDGER_GRANT && kind != LEDGER_RETURN &&
-           kind != LEDGER_FORGET;
+           kind != LEDGER_FORGET && kind != LEDGER_NOTE_TIME;
 }
 
 /* ---- clients' operations ---- */
@@ -451,6 +451,15 @@ static enum err note_return(struct ledger *l, uint64_t now_ms, const struct ledg
     return step(l, s, NULL, why);
 }
 
+static enum err note_time(struct ledger *l, const struct keep_note *n, struct err_msg *why)
+{
+    sqlite3_stmt *s = l->stmts[STMT_NOTE_TIME];
+    bind_u64(s, 1, n->at_ms);
+    bind_u64(s, 2, n->ahead_ms);
+    bind_u64(s, 3, n->from_ms);
+    return step(l, s, NULL, why);
+}
+
 enum err ledger_run_write(struct ledger *l, struct ledger_op *op, struct err_msg *why)
 {
     enum err e = ERR_OK;
@@ -477,6 +486,8 @@ enum err ledger_run_write(struct ledger *l, struct ledger_op *op, struct err_msg
         return e;
     case LEDGER_FORGET:
         return ledger_forget(l, op, why);
+    case LEDGER_NOTE_TIME:
+        return note_time(l, &op->note_time, why);
     case LEDGER_FETCH:
     case LEDGER_BACKUP:
     case LEDGER_BARRIER:

@@ -60,6 +60,8 @@ enum { LEDGER_SCHEMA = 5, LEDGER_APPLICATION = 0x4f43544f /* "OCTO" */ };
       "SELECT line FROM job WHERE batch=?1 AND line>?2 ORDER BY line LIMIT 1 OFFSET ?3")           \
     X(NOTE_LEFT, "INSERT INTO meta VALUES(?1,?2) ON CONFLICT(key) DO UPDATE SET "                  \
                  "value=value+excluded.value")                                                     \
+    X(NOTE_TIME, "INSERT OR REPLACE INTO meta VALUES('time_ms',?1),('time_ahead_ms',?2),"          \
+                 "('time_from_ms',?3)")                                                            \
     X(FETCH_BY_SEQ, LEDGER_FETCH_SQL(LEDGER_FETCH_PARTS) LEDGER_NEXT_SEQ)                          \
     X(FETCH_BY_LINE, LEDGER_FETCH_SQL(LEDGER_FETCH_PARTS) LEDGER_NEXT_LINE)                        \
     X(FETCH_JOB_BY_SEQ, LEDGER_FETCH_SQL("FROM job j ") LEDGER_NEXT_SEQ)                           \
@@ -121,6 +123,7 @@ struct ledger {
     bool wal_copied;                 /* all of it is in the file: the next commit begins it anew */
     bool distrusted;                 /* a write or a sync failed: ledger_mend() */
     bool generation_noted;
+    struct keep_note time;   /* at the open */
     struct ledger_copy copy; /* the ledger's thread's */
     struct {
         uint64_t batch, next;

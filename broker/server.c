@@ -219,6 +219,8 @@ static enum err load_batch(void *user, const struct ledger_batch *b, const struc
                                         .energy_uj = sums->energy_uj,
                                         .energy_jobs = sums->energy_jobs,
                                         .last_finished_ms = sums->last_finished_ms};
+    s->keep.newest_ms = max_u64(max_u64(s->keep.newest_ms, sums->last_finished_ms),
+                                max_u64(b->created_ms, b->sealed_ms));
     for (size_t i = 0; i < ARRAY_LEN(sums->counts); i++)
         like.counts.total += sums->counts[i];
     struct batch *added;
@@ -320,9 +322,11 @@ static enum err open_store(struct server *s, struct err_msg *why)
     s->last_session = (uint64_t)ledger_generation(s->ledger) << 32;
     s->lease_notes = MAX_LEASE_NOTES; /* those of the runs before go with the first grant */
     s->started_ns = s->last_tick_ns = s->now_ns = clock_mono_ns();
-    s->keep.start_wall_ms = clock_wall_ms();
     static const struct ledger_loader loader = {load_batch, load_job, load_attempt};
-    return ledger_load(s->ledger, &loader, s, why);
+    e = ledger_load(s->ledger, &loader, s, why);
+    if (e == ERR_OK)
+        keep_open(s);
+    return e;
 }
 
 enum err server_open(uv_loop_t *loop, const struct server_options *o, struct server **ret,

@@ -107,7 +107,9 @@ struct watch {
 
 /* Batches that leave the ledger. */
 struct keep {
-    uint64_t start_wall_ms, next_scan_ns;
+    struct keep_clock clock;
+    uint64_t newest_ms; /* of all times in the ledger at the start */
+    uint64_t next_scan_ns, next_note_ns;
     bool busy;                /* a piece of it is on its way */
     bool more;                /* rows of batches that are gone already are left */
     struct batch_counts gone; /* of batches that left since the start */
@@ -306,11 +308,9 @@ bool access_may_be_worker(struct server *s, const struct proto_peer *from,
                           const struct msg_hello *h);
 
 /* server_keep.c */
+void keep_open(struct server *s); /* with all batches there */
 void keep_tick(struct server *s);
 void keep_backup(struct server *s, const struct proto_peer *from, const struct msg_backup *m);
-/* The time that batches' ages go by: never later than the monotonic clock has it, so that a clock
- * that is set forward makes nothing old. */
-uint64_t keep_wall_ms(uint64_t start_wall_ms, uint64_t wall_ms, uint64_t since_start_ns);
 
 /* server_chunks.c */
 void chunks_send(struct server *s, struct session *w, const struct msg_model_fetch *m);

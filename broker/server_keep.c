@@ -8,13 +8,44 @@
 #include "base/size.h"
 #include "broker/server_internal.h"
 
-enum { SCAN_EVERY_S = 60 };
+enum { SCAN_EVERY_S = 60, NOTE_EVERY_S = 3600 };
 
 /* ---- old batches ---- */
 
-uint64_t keep_wall_ms(uint64_t start_wall_ms, uint64_t wall_ms, uint64_t since_start_ns)
+void keep_open(struct server *s)
 {
-    return min_u64(wall_ms, start_wall_ms + since_start_ns / NS_PER_MS);
+    struct keep_note noted = ledger_time(s->ledger);
+    struct keep_clock *c = &s->keep.clock;
+    if (s->o.keep_s > 0 &&
+        keep_clock_start(c, &noted, s->keep.newest_ms, clock_wall_ms(), s->o.keep_s * 1000))
+        log_warn("the clock is far ahead of the last run's: it removes batches when it has stayed "
+                 "so for as long as --keep says ahead_s=%llu seen_s=%llu keep_s=%llu",
+                 (unsigned long long)(c->note.ahead_ms / 1000),
+                 (unsigned long long)((c->note.at_ms - c->note.from_ms) / 1000),
+                 (unsigned long long)s->o.keep_s);
+}
+
+static uint64_t now_ms(struct server *s)
+{
+    return keep_clock_ms(&s->keep.clock, clock_wall_ms(), s->now_ns - s->started_ns);
+}
+
+static void note_done(struct ledger_op *op)
+{
+    server_op_free((struct server_op *)op);
+}
+
+/* For the next run. */
+static void note_time(struct server *s)
+{
+    struct server_op *op = server_op_new(s, NULL, LEDGER_NOTE_TIME, note_done);
+    uint64_t pause_s = max_u64(1, min_u64(NOTE_EVERY_S, s->o.keep_s / 8));
+    s->keep.next_note_ns = s->now_ns + pause_s * NS_PER_S;
+    if (op == NULL)
+        return;
+    (void)now_ms(s);
+    op->op.note_time = s->keep.clock.note;
+    server_op_submit(op, 0);
 }
 
 /* Nothing of it will ever change again. */
@@ -25,14 +56,13 @@ static bool is_over(const struct batch *b)
            c->total == c->done + c->failed + c->cancelled;
 }
 
-static struct batch *find_old(const struct server *s)
+static struct batch *find_old(struct server *s)
 {
-    uint64_t now_ms =
-        keep_wall_ms(s->keep.start_wall_ms, clock_wall_ms(), s->now_ns - s->started_ns);
+    uint64_t at_ms = now_ms(s);
     uint64_t keep_ms = s->o.keep_s * 1000;
     for (struct batch *b = jobs_first_batch(s->jobs); b != NULL; b = b->next) {
         uint64_t end_ms = max_u64(b->created_ms, max_u64(b->counts.last_finished_ms, b->sealed_ms));
-        if (is_over(b) && now_ms > end_ms && now_ms - end_ms > keep_ms)
+        if (is_over(b) && at_ms > end_ms && at_ms - end_ms > keep_ms)
             return b;
     }
     return NULL;
@@ -82,7 +112,11 @@ static void forget_done(struct ledger_op *ledger_op)
 /* A piece a tick: what is removed waits, not what is acknowledged. */
 void keep_tick(struct server *s)
 {
-    if (s->keep.busy || !server_storage_works(s))
+    if (!server_storage_works(s))
+        return;
+    if (s->o.keep_s > 0 && s->now_ns >= s->keep.next_note_ns)
+        note_time(s);
+    if (s->keep.busy)
         return;
     struct batch *old = NULL;
     if (!s->keep.more) {

@@ -206,8 +206,8 @@ void server_op_free(struct server_op *op)
             server_storage_failed(s, op->op.why.text);
         } else if (s->storage_bad_ns != 0 && op->op.err == ERR_OK && op->op.kind != LEDGER_FETCH &&
                    op->op.kind != LEDGER_GRANT && op->op.kind != LEDGER_RETURN &&
-                   op->op.kind != LEDGER_FORGET && op->op.kind != LEDGER_BACKUP &&
-                   op->op.kind != LEDGER_BARRIER) {
+                   op->op.kind != LEDGER_FORGET && op->op.kind != LEDGER_NOTE_TIME &&
+                   op->op.kind != LEDGER_BACKUP && op->op.kind != LEDGER_BARRIER) {
             /* Only what is synced shows it. The note of a failed grant's return may well be
              * written on a full disk: taken for a recovery, the next grant would follow at once. */
             log_info("the ledger works again");

@@ -125,14 +125,70 @@ static void test_many_wait(void)
     jobs_destroy(&jobs);
 }
 
-/* A clock that is set makes nothing older than it is. */
+static const uint64_t hour = 3600000, begin = 1700000000000, year = UINT64_C(31557600000);
+
+/* A run that begins at that time by the wall, with what the one before noted; keep: 30 days. */
+static bool starts(struct keep_clock *c, uint64_t wall_ms)
+{
+    struct keep_note noted = c->note;
+    return keep_clock_start(c, &noted, 0, wall_ms, UINT64_C(30) * 24 * hour);
+}
+
+/* A clock that is set makes nothing older than it is, while a broker runs. */
 static void test_time(void)
 {
-    uint64_t start = 1700000000000, year = UINT64_C(31557600000), hour = 3600000;
-    CHECK_INT(keep_wall_ms(start, start + hour, hour * NS_PER_MS), start + hour);
-    CHECK_INT(keep_wall_ms(start, start + year, hour * NS_PER_MS), start + hour);
-    CHECK_INT(keep_wall_ms(start, start - year, hour * NS_PER_MS), start - year);
-    CHECK_INT(keep_wall_ms(start, start, 0), start);
+    uint64_t after = hour * NS_PER_MS;
+    struct keep_clock c = {0};
+    CHECK(!starts(&c, begin));
+    CHECK_INT(keep_clock_ms(&c, begin, 0), begin);
+    CHECK_INT(keep_clock_ms(&c, begin + hour, after), begin + hour);
+    CHECK_INT(keep_clock_ms(&c, begin + year, after), begin + hour);
+    CHECK_INT(keep_clock_ms(&c, begin - year, after), begin - year);
+    CHECK_INT(c.note.at_ms, begin + hour);
+    /* the next run: a weekend later; by a clock that was set back, and then right again */
+    CHECK(!starts(&c, begin + 65 * hour));
+    CHECK_INT(keep_clock_ms(&c, begin + 66 * hour, after), begin + 66 * hour);
+    CHECK(!starts(&c, begin - year));
+    CHECK_INT(keep_clock_ms(&c, begin - year + hour, after), begin - year + hour);
+    CHECK(!starts(&c, begin + 80 * hour));
+    CHECK_INT(keep_clock_ms(&c, begin + 81 * hour, after), begin + 81 * hour);
+}
+
+/* Nor over a restart: only what has stayed ahead for as long as batches are kept is believed. */
+static void test_time_over_restarts(void)
+{
+    uint64_t hour_ns = hour * NS_PER_MS, seen = 0, wall = begin + year, last = 0;
+    struct keep_clock c = {0};
+    CHECK(!starts(&c, begin));
+    for (int run = 0; run < 100 && last < begin + year; run++) { /* of 10 hours, 2 hours apart */
+        CHECK(starts(&c, wall));
+        for (uint64_t h = 0; h <= 10; h++) {
+            last = keep_clock_ms(&c, wall + h * hour, h * hour_ns);
+            CHECK(last <= begin + hour * (seen + h + 2 * (uint64_t)run) || seen + h >= 30 * 24);
+        }
+        seen += 10;
+        wall += 12 * hour;
+    }
+    CHECK_INT(seen, 30 * 24);
+    CHECK(!starts(&c, wall));
+    CHECK_INT(keep_clock_ms(&c, wall, 0), wall);
+    /* ahead again, and put right before it is believed */
+    CHECK(starts(&c, wall + year));
+    CHECK_INT(keep_clock_ms(&c, wall + year + hour, hour_ns), wall + hour);
+    CHECK(!starts(&c, wall + 2 * hour));
+    CHECK_INT(keep_clock_ms(&c, wall + 2 * hour, 0), wall + 2 * hour);
+    /* ahead, and put right while the broker runs on for months */
+    CHECK(starts(&c, wall + year));
+    uint64_t month = UINT64_C(30) * 24 * hour;
+    CHECK_INT(keep_clock_ms(&c, wall + 2 * hour + month, month * NS_PER_MS),
+              wall + 2 * hour + month);
+    CHECK(c.note.at_ms < wall + year);
+    /* a ledger without a note: by what is in it */
+    struct keep_note none = {0};
+    CHECK(keep_clock_start(&c, &none, begin, begin + year, hour));
+    CHECK_INT(keep_clock_ms(&c, begin + year, 0), begin);
+    CHECK(!keep_clock_start(&c, &none, begin + year, begin, hour));
+    CHECK_INT(keep_clock_ms(&c, begin, 0), begin);
 }
 
 int main(void)
@@ -141,5 +197,6 @@ int main(void)
     test_name_again();
     test_many_wait();
     test_time();
+    test_time_over_restarts();
     return check_report();
 }

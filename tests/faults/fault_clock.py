@@ -62,19 +62,27 @@ def jumps_with_fakes(bench, shim):
 
 
 def restart_in_another_year(bench, shim):
-    """A ledger from the future or the past: the broker goes on with it, leases that are held are claimed."""
-    c, clock = started(bench, shim, "year", heartbeat_ms=100)
-    lines = cluster.fake_lines(400)
-    c.client("submit", bench.write("year.jsonl", lines), "--batch", "b", "--max-attempts", 1)
+    """A ledger from the future or the past: the broker goes on with it, leases that are held are claimed, and no batch
+    is taken for an old one (--keep)."""
+    c, clock = started(bench, shim, "year", heartbeat_ms=100, more=("--keep", "30d"))
+    lines, few = cluster.fake_lines(400), cluster.fake_lines(3)
     c.fake("w", think_ms=3)
+    c.client("submit", bench.write("few.jsonl", few), "--batch", "finished")
+    c.client("results", "finished", "-o", bench.path("few-out.jsonl"), "--wait")
+    c.client("submit", bench.write("year.jsonl", lines), "--batch", "b", "--max-attempts", 1)
     for days in (400, -400, 0):
         time.sleep(0.2)
         c.kill_broker()
         clock.set(days * DAY)
         c.start_broker()
+        if days == 400:  # one that removes it looks for old batches in its first ticks
+            bench.wait_for("the warning", lambda: "the clock is far ahead" in bench.output(c.broker.name + ".err"))
+            time.sleep(0.5)
     out = bench.path("year-out.jsonl")
     c.client("results", "b", "-o", out, "--wait")
     c.check_output(out, lines)
+    c.client("results", "finished", "-o", out)
+    c.check_output(out, few)
     c.stop()
 
 
