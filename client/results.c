@@ -7,6 +7,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -110,6 +111,21 @@ enum err results_check_path(const char *path, struct err_msg *why)
     return ERR_OK;
 }
 
+/* A new file beside path: another command may be writing the same results. */
+static enum err open_temp(const char *path, char temp[PATH_MAX], int *ret_fd, struct err_msg *why)
+{
+    unsigned number = 0;
+    do {
+        if (getrandom(&number, sizeof number, 0) != (ssize_t)sizeof number)
+            return err_set(why, ERR_IO, "%s: no random numbers: %s", path, strerror(errno));
+        if (snprintf(temp, PATH_MAX, "%s.%08x.tmp", path, number) >= PATH_MAX)
+            return err_set(why, ERR_RANGE, "%s: path too long", path);
+        *ret_fd = open(temp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    } while (*ret_fd < 0 && errno == EEXIST);
+    return *ret_fd >= 0 ? ERR_OK
+                        : err_set(why, ERR_IO, "%s: cannot create: %s", temp, strerror(errno));
+}
+
 enum err results_write(struct link *l, const char *batch, const char *path,
                        struct results_counts *ret, struct err_msg *why)
 {
@@ -120,11 +136,10 @@ enum err results_write(struct link *l, const char *batch, const char *path,
     enum err e = results_check_path(path, why);
     if (e != ERR_OK)
         return e;
-    if ((size_t)snprintf(temp, sizeof temp, "%s.tmp", path) >= sizeof temp)
-        return err_set(why, ERR_RANGE, "%s: path too long", path);
-    int fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    if (fd < 0)
-        return err_set(why, ERR_IO, "%s: cannot create: %s", temp, strerror(errno));
+    int fd = -1;
+    e = open_temp(path, temp, &fd, why);
+    if (e != ERR_OK)
+        return e;
     e = copy_all(l, batch, fd, temp, &counts, why);
     if (e == ERR_OK && fsync(fd) != 0)
         e = err_set(why, ERR_IO,

@@ -21,8 +21,8 @@ struct results_counts {
 /* Results replace what is there under the path: never a folder, a device or a pipe; and its folder
  * has to be one that may be written to. To be asked before what takes a night. */
 enum err results_check_path(const char *path, struct err_msg *why) MUST_CHECK;
-/* Writes all results there are now, by line, to path.tmp, syncs it and renames it over path; NULL:
- * to standard output. On failure path is what it was. */
+/* Writes all results there are now, by line, to a file of its own beside path, syncs it and renames
+ * it over path; NULL: to standard output. On failure path is what it was. */
 enum err results_write(struct link *l, const char *batch, const char *path,
                        struct results_counts *ret, struct err_msg *why) MUST_CHECK;
 

@@ -95,5 +95,49 @@ def clients_ask_once(bench):
     c.stop()
 
 
-cluster.main([results_pile_up, large_grants, late_reader, clients_ask_once],
+def two_results_at_once(bench):
+    """Two clients write a batch's results to the same file at the same time, one of them behind a slow wire: it is
+    whole when the first is done, when both are, and when one is killed."""
+    c = cluster.Cluster(bench, heartbeat_ms=HEARTBEAT_MS, name="two", tcp=True)
+    f = c.forward()
+    c.wait_broker()
+    caller = wire.Caller(c.endpoint)
+    caller.call("BATCH_NEW", batch="b")
+    refusal = wire.pack({"status_code": 400, "error_message": "no" * 1000, "error_type": "x", "error_code": "y"})
+    for first in range(1, 2001, 500):
+        lines = [{"line": n, "hash": n, "custom_id": f"c{n}", "refusal": refusal} for n in range(first, first + 500)]
+        bench.same(caller.call("SUBMIT", batch="b", lines=lines)["t"], "SUBMIT_OK", "submit")
+    caller.call("SEAL", batch="b", lines=2000)
+    out = bench.path("two.out")
+    c.client("results", "b", "-o", out, code=1)
+    with open(out, "rb") as file:
+        whole = file.read()
+    bench.same(whole.count(b"\n"), 2000, "lines")
+
+    def same(what):
+        with open(out, "rb") as file:
+            bench.check(file.read() == whole, f"the file is whole {what}")
+
+    def others():
+        return [name for name in os.listdir(os.path.dirname(out)) if name.startswith("two.out.")]
+
+    for end in ("done", "killed"):
+        f.bytes_per_s = 3 * BYTES_PER_S
+        slow = c.start_client("results", "b", "-o", out, endpoint=f.endpoint)
+        bench.wait_for("the slow one to write", lambda: sum(os.path.getsize(bench.path(n)) for n in others()) > 0, 20)
+        f.bytes_per_s = BYTES_PER_S // 10
+        c.client("results", "b", "-o", out, code=1)
+        same("when the first is done")
+        if end == "killed":
+            slow.kill()
+            slow.wait()
+        f.bytes_per_s = None
+        if end == "done":
+            c.finish(slow, 1)
+            bench.same(others(), [], "files beside the results")
+        same(f"when the other is {end}")
+    c.stop()
+
+
+cluster.main([results_pile_up, large_grants, late_reader, clients_ask_once, two_results_at_once],
              session_worker=(str, "", "the program session_worker"))
