@@ -200,7 +200,9 @@ static void run_group(struct ledger *l, struct ledger_op *group)
     struct err_msg why = {{0}}, broken = {{0}};
     enum err e = l->distrusted ? mend(l, &why) : ERR_OK, mended = ERR_OK;
     if (e == ERR_OK) {
-        e = write_group(l, group, &why);
+        do
+            e = write_group(l, group, &why);
+        while (e == ERR_FORMAT && ledger_forget_again(group, &why));
         if (l->distrusted)
             mended = mend(l, &broken);
     }
@@ -258,12 +260,15 @@ size_t ledger_op_rows(const struct ledger_op *op)
 }
 
 /* Takes the next group off the queue: as much as is worth a sync, and no more than what can be
- * waited for. */
+ * waited for. What leaves the ledger is a group of its own. */
 static struct ledger_op *take_group(struct ledger *l)
 {
     struct ledger_op *group = l->queue, **end = &l->queue;
-    for (size_t rows = 0; *end != NULL && rows < MAX_GROUP_ROWS; end = &(*end)->next)
+    for (size_t rows = 0; *end != NULL && rows < MAX_GROUP_ROWS; end = &(*end)->next) {
+        if (end != &l->queue && ((*end)->kind == LEDGER_FORGET || group->kind == LEDGER_FORGET))
+            break;
         rows += ledger_op_rows(*end);
+    }
     l->queue = *end;
     if (l->queue == NULL)
         l->queue_end = &l->queue;

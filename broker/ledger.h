@@ -148,10 +148,12 @@ struct ledger_op {
             size_t held_count;
         } grant; /* notes the leases, then loads the bodies */
         struct {
-            uint64_t batch;  /* finished: from now on it is gone; 0: none */
-            size_t ret_rows; /* of such batches that left the file: a piece of them */
-            bool ret_more;   /* there may be more */
-        } forget;
+            uint64_t batch;     /* finished: from now on it is gone; 0: none */
+            size_t ret_rows;    /* of such batches that left the file: a piece of them */
+            bool ret_more;      /* there may be more */
+            uint64_t ret_stuck; /* this batch's rows are damaged and stay: `why` says it. 0: none */
+            unsigned looks;     /* at damaged rows: the ledger's own */
+        } forget;               /* in a group of its own: what it meets is none of the others' */
         struct keep_note note_time; /* for the next run's ledger_time() */
         struct {
             struct str path; /* with a NUL behind it. A file that is there is not overwritten */

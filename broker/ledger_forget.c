@@ -4,10 +4,12 @@
  * A batch that leaves gets a name that begins with NUL, which no client can ask for. So it is gone
  * as a whole, its old name is free, and a broker that is killed in between goes on with the rest.
  * The last batch's and the last job's row stay until others come: SQLite would give their ids
- * again, and a worker that was away for long could have a result of the old job. */
+ * again, and a worker that was away for long could have a result of the old job.
+ *
+ * What is left of a batch with a damaged row stays, under a name that is not looked at again. */
 #include "broker/ledger_stmt.h"
 
-enum { PIECE_ROWS = 256, PIECE_BYTES = 4 << 20 };
+enum { PIECE_ROWS = 256, PIECE_BYTES = 4 << 20, LOOKS = 2 };
 
 static enum err mark(struct ledger *l, uint64_t batch, struct err_msg *why)
 {
@@ -64,10 +66,27 @@ static enum err note_left(struct ledger *l, struct str key, uint64_t count, stru
     return step(l, s, NULL, why);
 }
 
+static enum err one_piece(struct ledger *l, struct ledger_op *op, uint64_t batch,
+                          struct err_msg *why)
+{
+    uint64_t jobs[PIECE_ROWS];
+    size_t count = 0;
+    enum err e = list_jobs(l, batch, jobs, &count, why);
+    for (size_t i = 0; i < count && e == ERR_OK; i++)
+        e = forget_job(l, jobs[i], why);
+    if (e == ERR_OK && count > 0)
+        e = note_left(l, STR_LIT(LEDGER_JOBS_LEFT), count, why);
+    if (e == ERR_OK && count == 0)
+        e = run_for(l, STMT_FORGET_BATCH, batch, why);
+    if (e == ERR_OK && count == 0)
+        e = note_left(l, STR_LIT(LEDGER_BATCHES_LEFT), 1, why);
+    op->forget.ret_rows = e == ERR_OK ? count : 0;
+    return e;
+}
+
 enum err ledger_forget(struct ledger *l, struct ledger_op *op, struct err_msg *why)
 {
-    uint64_t jobs[PIECE_ROWS], batch = 0;
-    size_t count = 0;
+    uint64_t batch = 0;
     bool row = false;
     enum err e = op->forget.batch == 0 ? ERR_OK : mark(l, op->forget.batch, why);
     sqlite3_stmt *s = l->stmts[STMT_FIND_FORGOTTEN];
@@ -77,16 +96,20 @@ enum err ledger_forget(struct ledger *l, struct ledger_op *op, struct err_msg *w
         return e;
     batch = column_u64(s, 0);
     done_with(s);
-    e = list_jobs(l, batch, jobs, &count, why);
-    for (size_t i = 0; i < count && e == ERR_OK; i++)
-        e = forget_job(l, jobs[i], why);
-    if (e == ERR_OK && count > 0)
-        e = note_left(l, STR_LIT(LEDGER_JOBS_LEFT), count, why);
-    if (e == ERR_OK && count == 0)
-        e = run_for(l, STMT_FORGET_BATCH, batch, why);
-    if (e == ERR_OK && count == 0)
-        e = note_left(l, STR_LIT(LEDGER_BATCHES_LEFT), 1, why);
-    op->forget.ret_rows = count;
     op->forget.ret_more = true;
+    if (op->forget.looks == LOOKS)
+        return run_for(l, STMT_MARK_STUCK, op->forget.ret_stuck, why);
+    e = one_piece(l, op, batch, why);
+    op->forget.ret_stuck = e == ERR_FORMAT ? batch : 0;
     return e;
+}
+
+/* The transaction was rolled back. What is wrong in memory alone is right at the second look. */
+bool ledger_forget_again(struct ledger_op *op, const struct err_msg *why)
+{
+    if (op->kind != LEDGER_FORGET || op->forget.ret_stuck == 0 || op->forget.looks == LOOKS)
+        return false;
+    op->forget.looks++;
+    op->why = *why;
+    return true;
 }

@@ -44,7 +44,9 @@ enum { LEDGER_SCHEMA = 5, LEDGER_APPLICATION = 0x4f43544f /* "OCTO" */ };
     X(MARK_FORGOTTEN, "UPDATE batch SET name=char(0)||'forgotten-'||id WHERE id=?1")               \
     /* The greatest ids of batches and jobs stay until there are greater ones: none is given twice \
      */                                                                                            \
-    X(FIND_FORGOTTEN, "SELECT id FROM batch WHERE name>='' AND name<char(1) AND CASE WHEN EXISTS"  \
+    X(MARK_STUCK, "UPDATE batch SET name=char(0)||'stuck-'||id WHERE id=?1")                       \
+    X(FIND_FORGOTTEN, "SELECT id FROM batch WHERE name>=char(0)||'forgotten-' AND "                \
+                      "name<char(0)||'forgotten.' AND CASE WHEN EXISTS"                            \
                       "(SELECT 1 FROM job WHERE batch=batch.id) THEN EXISTS(SELECT 1 FROM job "    \
                       "WHERE batch=batch.id AND id<(SELECT max(id) FROM job)) "                    \
                       "ELSE id<(SELECT max(id) FROM batch) END ORDER BY name LIMIT 1")             \
@@ -89,8 +91,9 @@ enum { LEDGER_MAX_GENERATION = 1 << 30 };
 
 #define LEDGER_SALVAGE_HINT "keep the file and run octoflow-broker --ledger %s --salvage NEW-FILE"
 
-/* Before the id of a batch that leaves, as its name. */
+/* Before the id of a batch that leaves, as its name; and of one with damaged rows, which cannot. */
 #define LEDGER_FORGOTTEN_NAME "\0forgotten-"
+#define LEDGER_STUCK_NAME     "\0stuck-"
 /* In meta: how many have left. Their ids are missing, and a salvage counts none of them as lost. */
 #define LEDGER_JOBS_LEFT    "jobs_left"
 #define LEDGER_BATCHES_LEFT "batches_left"
@@ -166,6 +169,8 @@ enum err ledger_run_read(struct ledger *l, struct ledger_op *op, struct err_msg 
 
 /* ledger_forget.c: one piece of a batch that leaves. */
 enum err ledger_forget(struct ledger *l, struct ledger_op *op, struct err_msg *why) MUST_CHECK;
+/* After ERR_FORMAT: whether its group is to be run once more, the last time without the rows. */
+bool ledger_forget_again(struct ledger_op *op, const struct err_msg *why);
 
 /* ledger_copy.c. True: it has begun, and keeps the operation; false: op->err says why not. */
 bool ledger_backup_begin(struct ledger *l, struct ledger_op *op);

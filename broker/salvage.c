@@ -85,12 +85,15 @@ static bool fits(const struct table *t, const struct pages_row *row)
     return true;
 }
 
-/* A batch that is old enough, and whose rows are on their way out. */
+/* A batch that was old enough, and whose rows are on their way out. */
 static bool is_leaving(struct str name)
 {
-    static const char begin[] = LEDGER_FORGOTTEN_NAME;
-    return name.len >= sizeof begin && memcmp(name.data, begin, sizeof begin - 1) == 0 &&
-           memchr(name.data + 1, '\0', name.len - 1) == NULL;
+    const struct str begins[] = {STR_LIT(LEDGER_FORGOTTEN_NAME), STR_LIT(LEDGER_STUCK_NAME)};
+    for (size_t i = 0; i < ARRAY_LEN(begins); i++) {
+        if (name.len > begins[i].len && memcmp(name.data, begins[i].data, begins[i].len) == 0)
+            return memchr(name.data + 1, '\0', name.len - 1) == NULL;
+    }
+    return false;
 }
 
 /* Whether a row's values can be ours; a body has to decode. */

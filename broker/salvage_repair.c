@@ -63,6 +63,9 @@ static enum err finish_jobs(struct salvage *x, struct err_msg *why)
     return e;
 }
 
+/* Jobs of batches that are on their way out: nobody asks for what they lack. */
+#define LEAVING "batch IN (SELECT id FROM batch WHERE name<char(1))"
+
 /* Jobs with what they need, and nothing without its job. */
 static enum err match_rows(struct salvage *x, struct err_msg *why)
 {
@@ -70,13 +73,20 @@ static enum err match_rows(struct salvage *x, struct err_msg *why)
     uint64_t orphans = 0;
     enum err e = finish_jobs(x, why);
     if (e == ERR_OK)
+        e = salvage_run(
+            x,
+            "UPDATE batch SET name=char(0)||'forgotten-'||id WHERE name<char(1);" /* not stuck now
+                                                                                   */
+            "UPDATE job SET state=3 WHERE state=0 AND " LEAVING,
+            why);
+    if (e == ERR_OK)
         e = salvage_number(x, "SELECT count(*) FROM result WHERE job NOT IN (SELECT id FROM job)",
                            &orphans, why);
     if (e == ERR_OK)
         e = salvage_run(
             x,
             "CREATE TEMP TABLE lost AS SELECT id FROM job WHERE state IN (1,2) AND id NOT IN "
-            "(SELECT job FROM result);"
+            "(SELECT job FROM result) AND NOT " LEAVING ";"
             "UPDATE job SET state=0, seq=NULL, finished_ms=NULL WHERE id IN (SELECT id FROM "
             "lost);",
             why);
@@ -91,8 +101,10 @@ static enum err match_rows(struct salvage *x, struct err_msg *why)
             "CREATE TEMP TABLE orphan AS SELECT job FROM request UNION SELECT job FROM result;",
             why);
     if (e == ERR_OK)
-        e = salvage_number(x, "SELECT count(*) FROM job WHERE id NOT IN (SELECT job FROM request)",
-                           &r->ids_lost, why);
+        e = salvage_number(
+            x,
+            "SELECT count(*) FROM job WHERE id NOT IN (SELECT job FROM request) AND NOT " LEAVING,
+            &r->ids_lost, why);
     if (e == ERR_OK)
         e = salvage_run(
             x,

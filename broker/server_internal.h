@@ -110,6 +110,8 @@ struct keep {
     struct keep_clock clock;
     uint64_t newest_ms; /* of all times in the ledger at the start */
     uint64_t next_scan_ns, next_note_ns;
+    uint64_t retry_ns;        /* it failed: not before */
+    unsigned failures;        /* in a row */
     bool busy;                /* a piece of it is on its way */
     bool more;                /* rows of batches that are gone already are left */
     struct batch_counts gone; /* of batches that left since the start */

@@ -8,7 +8,7 @@
 #include "base/size.h"
 #include "broker/server_internal.h"
 
-enum { SCAN_EVERY_S = 60, NOTE_EVERY_S = 3600 };
+enum { SCAN_EVERY_S = 60, NOTE_EVERY_S = 3600, MOST_RETRY_S = 3600 };
 
 /* ---- old batches ---- */
 
@@ -95,13 +95,28 @@ static void remove_batch(struct server *s, struct batch *b)
     jobs_remove_batch(s->jobs, b);
 }
 
+static void retry_later(struct server *s, const char *why)
+{
+    uint64_t pause_s = min_u64(MOST_RETRY_S, UINT64_C(1) << min_u64(s->keep.failures++, 16));
+    s->keep.retry_ns = s->now_ns + pause_s * NS_PER_S;
+    log_warn("%s: old batches stay for now, trying again in_s=%llu", why,
+             (unsigned long long)pause_s);
+}
+
 static void forget_done(struct ledger_op *ledger_op)
 {
     struct server_op *op = (struct server_op *)ledger_op;
     struct server *s = op->s;
     struct batch *b = jobs_batch(s->jobs, ledger_op->forget.batch);
     s->keep.busy = false;
+    if (ledger_op->err != ERR_OK)
+        retry_later(s, ledger_op->why.text);
+    if (ledger_op->err == ERR_OK && ledger_op->forget.ret_stuck != 0)
+        log_error("%s: a batch that left stays in the file in part batch=%s id=%llu",
+                  ledger_op->why.text, b == NULL ? "" : b->name,
+                  (unsigned long long)ledger_op->forget.ret_stuck);
     if (ledger_op->err == ERR_OK) {
+        s->keep.failures = 0;
         s->keep.more = ledger_op->forget.ret_more;
         if (b != NULL)
             remove_batch(s, b);
@@ -116,7 +131,7 @@ void keep_tick(struct server *s)
         return;
     if (s->o.keep_s > 0 && s->now_ns >= s->keep.next_note_ns)
         note_time(s);
-    if (s->keep.busy)
+    if (s->keep.busy || s->now_ns < s->keep.retry_ns)
         return;
     struct batch *old = NULL;
     if (!s->keep.more) {

@@ -201,8 +201,10 @@ void server_op_free(struct server_op *op)
                 free(gone);
             }
         }
-        /* a result that cannot be read says nothing about whether others can be stored */
-        if (is_storage_error(op->op.err) && op->op.kind != LEDGER_FETCH) {
+        /* a result that cannot be read, or that cannot leave, says nothing about whether others can
+         * be stored */
+        if (is_storage_error(op->op.err) && op->op.kind != LEDGER_FETCH &&
+            op->op.kind != LEDGER_FORGET) {
             server_storage_failed(s, op->op.why.text);
         } else if (s->storage_bad_ns != 0 && op->op.err == ERR_OK && op->op.kind != LEDGER_FETCH &&
                    op->op.kind != LEDGER_GRANT && op->op.kind != LEDGER_RETURN &&

@@ -226,11 +226,57 @@ static void test_now_and_then(void)
     disk_free(&d);
 }
 
+/* An old batch with a damaged row cannot leave as a whole: it is gone by its name, what is left of
+ * it is not looked at again, others leave, and nobody else hears of it. */
+static void test_damaged_one_leaves(void)
+{
+    struct ledger_op op;
+    snprintf(path, sizeof path, "%s/leaves", dir);
+    struct ledger *l = open_on(NULL);
+    fill(l);
+    finish_all(l);
+    CHECK_ERR(new_batch(l, "small", "", NULL), ERR_OK);
+    CHECK_ERR(submit(l, "small", 1, 5, 0, true, &op), ERR_OK);
+    uint64_t small = op.submit.ret_batch;
+    arena_free(&op.arena);
+    CHECK_ERR(new_batch(l, "new", "", NULL), ERR_OK);
+    spoil(path, spoil_body(3, 'r'));
+    struct rec_LINE line = {.line = 1, .hash = 1, .body = STR_LIT("request")};
+    struct ledger_op forget = {.kind = LEDGER_FORGET, .forget.batch = 1};
+    struct ledger_op with = {.kind = LEDGER_SUBMIT,
+                             .submit = {.batch = STR_LIT("new"), .lines = &line, .count = 1}};
+    run_all(l, (struct ledger_op *[]){&forget, &with}, 2);
+    CHECK_ERR(forget.err, ERR_OK);
+    CHECK_ERR(with.err, ERR_OK);
+    CHECK_INT(with.submit.ret_accepted, 1);
+    arena_free(&with.arena);
+    uint64_t stuck = forget.forget.ret_stuck;
+    for (int piece = 0; piece < 10 && stuck == 0; piece++) { /* a piece is of some MiB */
+        forget = (struct ledger_op){0};
+        CHECK_ERR(run(l, &forget, LEDGER_FORGET), ERR_OK);
+        stuck = forget.forget.ret_stuck;
+    }
+    CHECK_INT(stuck, 1);
+    CHECK_HAS(forget.why.text, "malformed");
+    op = (struct ledger_op){.fetch = {.batch = STR_LIT("b"), .max = 10, .max_bytes = 1000}};
+    CHECK_ERR(run(l, &op, LEDGER_FETCH), ERR_NOT_FOUND);
+    op = (struct ledger_op){.forget.batch = small};
+    CHECK_ERR(run(l, &op, LEDGER_FORGET), ERR_OK);
+    CHECK_INT(op.forget.ret_rows, 5);
+    for (bool more = true; more; more = op.forget.ret_more) {
+        op = (struct ledger_op){0};
+        CHECK_ERR(run(l, &op, LEDGER_FORGET), ERR_OK);
+        CHECK_INT(op.forget.ret_rows + op.forget.ret_stuck, 0);
+    }
+    ledger_close(&l);
+}
+
 int main(void)
 {
     if (mkdtemp(dir) == NULL)
         return 1;
     test_damaged_request();
+    test_damaged_one_leaves();
     test_damaged_result();
     test_damaged_custom_id();
     test_now_and_then();
