@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/hash.h"
 #include "base/size.h"
 #include "broker/jobs_impl.h"
 
@@ -24,6 +25,11 @@ enum err jobs_create(uint32_t generation, const struct jobs_events *events, void
     j->max_extra_bytes = DEFAULT_EXTRA_BYTES;
     *ret = j;
     return ERR_OK;
+}
+
+void jobs_set_secret(struct jobs *j, uint64_t secret)
+{
+    j->secret = secret;
 }
 
 static void free_job(struct jobs *j, struct job *job)
@@ -172,9 +178,18 @@ enum err jobs_add(struct jobs *j, struct batch *batch, const struct job *like)
     return ERR_OK;
 }
 
-/* The last lease's epoch is current. So is a later one of an earlier generation: the note that this
- * lease was given is not synced and can be lost with the machine, but nobody was given the job
- * since. Generations begin with 1: a smaller epoch is made up. */
+enum { TAG_BITS = 16 };
+
+/* The epoch with that number: of a run, its generation's first is generation << TAG_BITS. */
+static uint64_t tagged(const struct jobs *j, uint64_t number)
+{
+    return number << TAG_BITS |
+           (hash64(&number, sizeof number, j->secret) & ((UINT64_C(1) << TAG_BITS) - 1));
+}
+
+/* The last lease's epoch is current. So is a later one of an earlier generation that has its tag:
+ * the note that this lease was given is not synced and can be lost with the machine, but nobody was
+ * given the job since. Generations begin with 1: a smaller epoch is made up. */
 static bool is_current(const struct jobs *j, const struct job *job, uint64_t epoch)
 {
     if (epoch >> 32 == 0)
@@ -182,7 +197,8 @@ static bool is_current(const struct jobs *j, const struct job *job, uint64_t epo
     const struct lease *twin = job_twin(job);
     if (epoch == job->epoch || (twin != NULL && epoch == twin->epoch))
         return true;
-    return epoch > job->epoch && (epoch >> 32) < j->generation;
+    return epoch > job->epoch && epoch >> 32 < j->generation &&
+           (j->secret == 0 || epoch == tagged(j, epoch >> TAG_BITS));
 }
 
 void jobs_set_time(struct jobs *j, uint64_t now_ns, uint64_t wall_ms, unsigned day_min)
@@ -194,7 +210,8 @@ void jobs_set_time(struct jobs *j, uint64_t now_ns, uint64_t wall_ms, unsigned d
 
 uint64_t jobs_new_epoch(struct jobs *j)
 {
-    return ++j->last_epoch;
+    j->last_epoch = j->secret == 0 ? j->last_epoch + 1 : tagged(j, (j->last_epoch >> TAG_BITS) + 1);
+    return j->last_epoch;
 }
 
 const struct job *jobs_first(const struct jobs *j, enum job_state state)

@@ -148,6 +148,9 @@ struct jobs_events {
 
 enum err jobs_create(uint32_t generation, const struct jobs_events *events, void *user,
                      struct jobs **ret) MUST_CHECK;
+/* Epochs get 16 bits that follow from the secret and the rest of them, and of those of earlier runs
+ * only such ones count: what nobody was given is not made up by chance. 0: without, for tests. */
+void jobs_set_secret(struct jobs *jobs, uint64_t secret);
 void jobs_destroy(struct jobs **jobs);
 size_t jobs_count(const struct jobs *jobs);   /* unfinished */
 size_t jobs_leased(const struct jobs *jobs);  /* LEASED ones of them */

@@ -20,7 +20,7 @@ struct jobs {
     struct jobs_events events;
     void *user;
     uint32_t generation;
-    uint64_t last_epoch;
+    uint64_t last_epoch, secret;
     struct slab slab;                      /* of the jobs */
     struct jobs_table table;               /* by id */
     size_t job_count, leased, batch_count; /* leased: LEASED ones */

@@ -78,6 +78,11 @@ uint32_t ledger_generation(const struct ledger *l)
     return l->generation;
 }
 
+uint64_t ledger_secret(const struct ledger *l)
+{
+    return l->secret;
+}
+
 struct keep_note ledger_time(const struct ledger *l)
 {
     return l->time;

@@ -223,6 +223,7 @@ const char *ledger_id(const struct ledger *l); /* made at creation */
 uint32_t ledger_generation(const struct ledger *l);
 /* Rows that an operation writes, reads or looks for, about. */
 size_t ledger_op_rows(const struct ledger_op *op);
+uint64_t ledger_secret(const struct ledger *l);       /* not 0; the same at each open */
 struct keep_note ledger_time(const struct ledger *l); /* as it was at the open */
 /* Takes the operation; `done` is called by a later ledger_poll(). */
 void ledger_submit(struct ledger *l, struct ledger_op *op);

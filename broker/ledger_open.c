@@ -193,10 +193,27 @@ static enum err read_version(struct ledger *l, int64_t *ret_version, struct err_
 
 enum err ledger_note_generation(struct ledger *l, struct err_msg *why)
 {
-    char sql[80];
-    snprintf(sql, sizeof sql, "UPDATE meta SET value=%u WHERE key='generation'",
-             (unsigned)l->generation);
+    char sql[160];
+    snprintf(sql, sizeof sql,
+             "UPDATE meta SET value=%u WHERE key='generation';"
+             "INSERT OR IGNORE INTO meta VALUES('secret',%lld)",
+             (unsigned)l->generation, (long long)l->secret);
     return ledger_exec(l, sql, why);
+}
+
+/* A ledger of an older broker has none: it gets one with the note of its generation. */
+static enum err read_secret(struct ledger *l, struct err_msg *why)
+{
+    int64_t secret = 0;
+    enum err e = pragma_int(l, "SELECT (SELECT value FROM meta WHERE key='secret')", &secret, why);
+    l->secret = (uint64_t)secret;
+    while (e == ERR_OK && (l->secret == 0 || l->secret > INT64_MAX)) {
+        if (getrandom(&l->secret, sizeof l->secret, 0) != (ssize_t)sizeof l->secret)
+            return err_set(why, ERR_IO, "ledger %s: no random numbers: %s", l->path,
+                           strerror(errno));
+        l->secret &= INT64_MAX;
+    }
+    return e;
 }
 
 /* Epochs of this run must not be those of the last: a new generation. On a full disk the ledger
@@ -214,6 +231,9 @@ static enum err read_identity(struct ledger *l, struct err_msg *why)
                        "ledger %s: generation %lld: expected 1 to %d: " LEDGER_SALVAGE_HINT,
                        l->path, (long long)generation, LEDGER_MAX_GENERATION, l->path);
     l->generation = (uint32_t)generation;
+    e = read_secret(l, why);
+    if (e != ERR_OK)
+        return e;
     e = ledger_note_generation(l, &full);
     if (e == ERR_FULL || e == ERR_IO)
         log_error("%s: only what is stored can be read until it works again", full.text);

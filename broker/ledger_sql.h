@@ -114,6 +114,7 @@ struct ledger {
     char *path;
     int lock_fd;
     char id[33];
+    uint64_t secret;                 /* what epochs are made with */
     uint32_t generation;             /* leases since the start may have used up later ones, too */
     bool sync_full;                  /* what PRAGMA synchronous is now */
     char sync_sql[40], note_sql[40]; /* for what is acknowledged, for notes of leases */

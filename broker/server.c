@@ -316,6 +316,7 @@ static enum err open_store(struct server *s, struct err_msg *why)
     e = jobs_create(ledger_generation(s->ledger), &events, s, &s->jobs);
     if (e != ERR_OK)
         return err_set(why, e, "out of memory");
+    jobs_set_secret(s->jobs, ledger_secret(s->ledger));
     e = watch_open(s, why);
     if (e != ERR_OK)
         return e;

@@ -262,6 +262,46 @@ static void test_many_leases(void)
     jobs_destroy(&j);
 }
 
+/* The lease of an earlier run whose note is lost counts, as the ledger's secret made it; others of
+ * that run, or of another ledger's, do not, whatever their numbers. */
+static void test_made_up(void)
+{
+    enum { LEASES = 70000 };
+    uint64_t given = 0, other = 0, seen = 0;
+    for (int secret = 1; secret <= 2; secret++) {
+        struct jobs *j = kit_jobs(2);
+        struct job *got[1];
+        struct batch *b = new_batch(j, 1, 100, 3, "");
+        jobs_set_secret(j, (uint64_t)secret);
+        add(j, b, 1, 1);
+        for (int i = 0; i < (secret == 1 ? LEASES : 7); i++) {
+            CHECK_INT(lease(j, 5, 1, 100, got), 1);
+            CHECK(got[0]->epoch > seen);
+            seen = got[0]->epoch;
+            given = secret == 1 && i == 6 ? seen : given;
+            other = seen;
+            jobs_release(j, 1, seen, 5, false, "test");
+        }
+        CHECK_INT(seen >> 32, secret == 1 ? 3 : 2);
+        seen = 0;
+        jobs_destroy(&j);
+    }
+    CHECK(given != other && given >> 16 == other >> 16);
+    struct jobs *j = kit_jobs(3);
+    struct batch *b = new_batch(j, 1, 100, 3, "");
+    jobs_set_secret(j, 1);
+    add(j, b, 1, 1);
+    size_t good = 0;
+    for (uint64_t k = 0; k < LEASES; k++)
+        good += jobs_claim(j, 1, (UINT64_C(1) << 32) + k, 9, 9, 500);
+    CHECK(good <= 2); /* of two numbers and all tags */
+    CHECK(!jobs_claim(j, 1, other, 9, 9, 500));
+    CHECK(jobs_claim(j, 1, given, 9, 9, 500));
+    CHECK_INT(jobs_result(j, 1, given), JOBS_ACCEPT);
+    jobs_check(j);
+    jobs_destroy(&j);
+}
+
 static void test_restart(void)
 {
     struct jobs *j = kit_jobs(3);
@@ -615,6 +655,7 @@ int main(void)
     test_company();
     test_suspects_restart();
     test_many_leases();
+    test_made_up();
     test_restart();
     test_checkpoints();
     test_many_batches();

@@ -31,7 +31,7 @@ static void test_run(void)
     EXPECT(&w, MSG_TYPE_GRANT);
     CHECK_INT(w.m.grant.jobs.count, 2);
     CHECK_INT(w.m.grant.session, w.session);
-    struct rec_GRANT_JOB first = w.m.grant.jobs.items[0];
+    struct rec_GRANT_JOB first = w.m.grant.jobs.items[0], second = w.m.grant.jobs.items[1];
     CHECK_INT(first.line, 1);
     CHECK_INT(first.attempt, 1);
     CHECK(str_eq(first.body, STR_LIT("request 1")));
@@ -59,7 +59,7 @@ static void test_run(void)
         CHECK_INT(outcome(&w, g.job, g.epoch, "more"), 0);
     }
     result_energy_j = -3; /* nonsense: not known */
-    CHECK_INT(outcome(&w, job + 1, epoch + 1, "two"), 0);
+    CHECK_INT(outcome(&w, second.job, second.epoch, "two"), 0);
     result_energy_j = 1.5;
     struct rec_BATCH b = *status(&c, "b");
     CHECK(str_eq(b.state, STR_LIT("completed")));
