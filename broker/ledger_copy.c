@@ -17,6 +17,15 @@
 
 enum { STEP_BYTES = 1 << 20 };
 
+/* A hidden name beside the file, which no backup can have: an older one there was cut short. */
+static enum err hidden_name(const char *path, const char *end, char out[4096], struct err_msg *why)
+{
+    const char *slash = strrchr(path, '/'), *name = slash == NULL ? path : slash + 1;
+    if (snprintf(out, 4096, "%.*s.%s.%s", (int)(name - path), path, name, end) < 4096)
+        return ERR_OK;
+    return err_set(why, ERR_RANGE, "%s: the path is too long", path);
+}
+
 /* An empty file for a copy, in place of one that was cut short: nobody else may read it before it
  * is whole. */
 static enum err make_empty(const char *path, struct err_msg *why)
@@ -45,11 +54,6 @@ static enum err finish_file(const char *path, const char *ledger, struct err_msg
 }
 
 /* ---- backup ---- */
-
-static void tmp_path(const struct ledger_op *op, char out[4096])
-{
-    snprintf(out, 4096, "%.*s.part", STR_ARG(op->backup.path));
-}
 
 static enum err open_copy(struct ledger *l, const char *tmp, struct err_msg *why)
 {
@@ -98,7 +102,6 @@ bool ledger_backup_begin(struct ledger *l, struct ledger_op *op)
 {
     struct ledger_copy *c = &l->copy;
     char tmp[4096];
-    tmp_path(op, tmp);
     if (c->op != NULL) {
         op->err = err_set(&op->why, ERR_AGAIN, "another backup is being made");
         return false;
@@ -109,6 +112,9 @@ bool ledger_backup_begin(struct ledger *l, struct ledger_op *op)
                     op->backup.path.data);
         return false;
     }
+    op->err = hidden_name(op->backup.path.data, "part", tmp, &op->why);
+    if (op->err != ERR_OK)
+        return false;
     op->err = open_copy(l, tmp, &op->why);
     if (op->err != ERR_OK) {
         (void)close_copy(l, NULL);
@@ -126,7 +132,7 @@ static struct ledger_op *end_backup(struct ledger *l, enum err e)
     struct ledger_op *op = c->op;
     char tmp[4096];
     struct err_msg why;
-    tmp_path(op, tmp);
+    (void)hidden_name(op->backup.path.data, "part", tmp, &why); /* as when it began */
     c->op = NULL;
     enum err closed = close_copy(l, &why);
     if (e == ERR_OK && closed != ERR_OK)
@@ -223,11 +229,11 @@ enum err ledger_compact(const char *path, uint64_t *ret_before, uint64_t *ret_af
     char tmp[4096];
     struct ledger *l = NULL;
     struct ledger_options o = {.path = path};
-    if ((size_t)snprintf(tmp, sizeof tmp, "%s.compact", path) >= sizeof tmp)
-        return err_set(why, ERR_RANGE, "ledger %s: the path is too long", path);
     if (access(path, F_OK) != 0)
         return err_set(why, ERR_NOT_FOUND, "ledger %s: %s", path, strerror(errno));
-    enum err e = ledger_open(&o, &l, why);
+    enum err e = hidden_name(path, "compact", tmp, why);
+    if (e == ERR_OK)
+        e = ledger_open(&o, &l, why);
     if (e != ERR_OK)
         return e;
     e = ledger_checkpoint(l) == ERR_OK

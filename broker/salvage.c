@@ -273,6 +273,21 @@ static enum err publish(const char *part, const char *to, struct err_msg *why)
     return e == ERR_OK ? file_sync_dir(to, why) : e;
 }
 
+/* The new file until it is whole: never one that is there. */
+static enum err claim(const char *part, int *ret_fd, struct err_msg *why)
+{
+    *ret_fd = open(part, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (*ret_fd >= 0)
+        return ERR_OK;
+    if (errno == EEXIST)
+        return err_set(
+            why, ERR_CONFLICT,
+            "salvage: %s exists: of a salvage that was interrupted, maybe: remove it, or "
+            "give another name",
+            part);
+    return err_set(why, ERR_IO, "salvage: cannot create %s: %s", part, strerror(errno));
+}
+
 /* A broker that still writes to it would make a mixture. */
 static enum err lock(const char *from, int *ret_fd, struct err_msg *why)
 {
@@ -316,7 +331,7 @@ enum err salvage_ledger(const char *from, const char *to, struct salvage_report 
 {
     struct salvage x = {.from = from};
     char part[4096], extra[4200];
-    int fd = -1;
+    int fd = -1, part_fd = -1;
     if ((size_t)snprintf(part, sizeof part, "%s.part", to) >= sizeof part)
         return err_set(why, ERR_RANGE, "salvage: the path is too long");
     snprintf(extra, sizeof extra, "%s-wal", to);
@@ -326,20 +341,21 @@ enum err salvage_ledger(const char *from, const char *to, struct salvage_report 
     enum err e = lock(from, &fd, why);
     if (e == ERR_OK)
         e = pages_open(from, &x.pages, why);
-    if (e == ERR_OK) {
-        unlink(part); /* of a salvage that was interrupted */
+    if (e == ERR_OK)
+        e = claim(part, &part_fd, why);
+    if (e == ERR_OK)
         e = copy_rows(&x, part, why);
-    }
     close_db(&x);
     pages_close(&x.pages);
     if (e == ERR_OK)
         e = publish(part, to, why);
-    unlink(part);
-    static const char *const others[] = {"-wal", "-shm", "-journal", ".lock"};
-    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
-        snprintf(extra, sizeof extra, "%s%s", part, others[i]);
+    static const char *const all[] = {"", "-wal", "-shm", "-journal", ".lock"};
+    for (size_t i = 0; i < ARRAY_LEN(all) && part_fd >= 0; i++) {
+        snprintf(extra, sizeof extra, "%s%s", part, all[i]);
         unlink(extra);
     }
+    if (part_fd >= 0)
+        close(part_fd);
     if (fd >= 0)
         close(fd);
     if (e == ERR_OK)

@@ -179,18 +179,24 @@ static void test_backup(void)
     enum { MORE = 40 };
     struct ledger_op backup, again, submits[MORE], *ops[MORE + 2];
     struct rec_LINE lines[MORE];
-    char to[128], part[160];
+    char to[128], part[160], hidden[160];
     struct loaded x;
     struct err_msg why;
     snprintf(path, sizeof path, "%s/live", dir);
     snprintf(to, sizeof to, "%s/copy", dir);
     snprintf(part, sizeof part, "%s.part", to);
+    snprintf(hidden, sizeof hidden, "%s/.copy.part", dir);
     struct ledger *l = open_ledger();
+    struct ledger_op op;
+    begin_backup(&op, part); /* of the same name but for its end: it stays */
+    CHECK_ERR(run(l, &op, LEDGER_BACKUP), ERR_OK);
+    uint64_t first_bytes = file_bytes(part);
+    CHECK(symlink("nowhere", hidden) == 0); /* of one that was cut short: it goes */
     finished_batch(l, "before", LINES);
     CHECK_ERR(new_batch(l, "during", "", NULL), ERR_OK);
     CHECK(chmod(path, 0640) == 0); /* prompts and answers: a copy is no more open */
     begin_backup(&backup, to);
-    begin_backup(&again, part);
+    begin_backup(&again, hidden);
     ops[0] = &backup;
     ops[1] = &again;
     for (int i = 0; i < MORE; i++) {
@@ -211,8 +217,8 @@ static void test_backup(void)
     CHECK_INT(mode_of(to), 0640);
     CHECK_INT(backup.backup.ret_bytes, file_bytes(to));
     CHECK_INT(ledger_backup_progress(l).total_bytes, file_bytes(to));
-    CHECK(access(part, F_OK) != 0);
-    struct ledger_op op;
+    CHECK(first_bytes > 0 && file_bytes(part) == first_bytes);
+    CHECK(access(hidden, F_OK) != 0);
     begin_backup(&op, to);
     CHECK_ERR(run(l, &op, LEDGER_BACKUP), ERR_CONFLICT);
     CHECK_HAS(op.why.text, "it is there already");
@@ -240,11 +246,11 @@ static void test_backup_fails(void)
     struct ledger_op op;
     snprintf(path, sizeof path, "%s/live", dir);
     snprintf(to, sizeof to, "%s/second", dir);
-    snprintf(part, sizeof part, "%s.part", to);
+    snprintf(part, sizeof part, "%s/.second.part", dir);
     struct ledger *l = open_ledger();
     begin_backup(&op, "/nonexistent/folder/copy");
     CHECK_ERR(run(l, &op, LEDGER_BACKUP), ERR_IO);
-    CHECK_HAS(op.why.text, "/nonexistent/folder/copy");
+    CHECK_HAS(op.why.text, "/nonexistent/folder/.copy.part");
     begin_backup(&op, to);
     op.done = done;
     ledger_submit(l, &op);
@@ -264,7 +270,7 @@ static void test_compact(void)
     struct loaded x, y;
     char tmp[160];
     snprintf(path, sizeof path, "%s/compact", dir);
-    snprintf(tmp, sizeof tmp, "%s.compact", path);
+    snprintf(tmp, sizeof tmp, "%s/.compact.compact", dir);
     CHECK_ERR(ledger_compact(path, &before, &after, &why), ERR_NOT_FOUND);
     CHECK(access(path, F_OK) != 0);
     struct ledger *l = open_ledger();

@@ -420,6 +420,16 @@ static void test_refusals(const struct buf *db, const struct buf *wal)
     write_ledger(bad_path, &b, &none);
     CHECK_ERR(salvage_ledger(bad_path, new_path, &r, &why), ERR_FORMAT);
     CHECK(access(new_path, F_OK) != 0);
+    /* another's file under the name that the new one has until it is whole */
+    char part[80];
+    snprintf(part, sizeof part, "%s.part", new_path);
+    b.len = 5;
+    write_all(part, &b);
+    write_ledger(bad_path, db, wal);
+    CHECK_ERR(salvage_ledger(bad_path, new_path, &r, &why), ERR_CONFLICT);
+    CHECK_HAS(why.text, part);
+    CHECK(unchanged(part, &b));
+    unlink(part);
 }
 
 static void run_one(struct ledger *l, struct ledger_op *op)
