@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "broker/ledger_sql.h"
 
 enum { LOCK_RETRY_MS = 20, CHECK_ALL_BYTES = 1 << 30 };
@@ -49,6 +50,22 @@ static const char *const statement_sql[STMT_COUNT] = {
 #undef X
 };
 
+/* What the system said of an I/O error, 0: not known. SQLite's own note of it is read late, when it
+ * has rolled back; its files have what went wrong in them. */
+static int io_errno(struct ledger *l)
+{
+    sqlite3_file *file = NULL;
+    int number = 0;
+    static const int files[] = {SQLITE_FCNTL_JOURNAL_POINTER, SQLITE_FCNTL_FILE_POINTER};
+    for (size_t i = 0; i < ARRAY_LEN(files) && number == 0; i++) {
+        if (sqlite3_file_control(l->db, "main", files[i], &file) == SQLITE_OK && file != NULL &&
+            file->pMethods != NULL &&
+            file->pMethods->xFileControl(file, SQLITE_FCNTL_LAST_ERRNO, &number) != SQLITE_OK)
+            number = 0;
+    }
+    return number != 0 ? number : sqlite3_system_errno(l->db);
+}
+
 enum err ledger_sql_err(struct ledger *l, const char *what, struct err_msg *why)
 {
     int code = l->db == NULL ? SQLITE_NOMEM : sqlite3_errcode(l->db);
@@ -61,15 +78,21 @@ enum err ledger_sql_err(struct ledger *l, const char *what, struct err_msg *why)
         e = ERR_NOMEM;
     else if (code == SQLITE_CORRUPT || code == SQLITE_NOTADB)
         e = ERR_FORMAT;
-    int os = l->db == NULL ? 0 : sqlite3_system_errno(l->db);
     /* SQLite's own text is of what the memory was for: a temporary file that cannot be opened. */
     if (e == ERR_NOMEM)
         return err_set(why, e, "ledger %s: %s: out of memory", l->path, what);
     if (e == ERR_FORMAT)
         return err_set(why, e, "ledger %s: %s: %s: " LEDGER_SALVAGE_HINT, l->path, what,
                        sqlite3_errmsg(l->db), l->path);
-    return err_set(why, e, "ledger %s: %s: %s%s%s", l->path, what, sqlite3_errmsg(l->db),
-                   e == ERR_IO && os != 0 ? ": " : "", e == ERR_IO && os != 0 ? strerror(os) : "");
+    char text[200]; /* before anything else is asked of the connection */
+    snprintf(text, sizeof text, "%s", sqlite3_errmsg(l->db));
+    int os = code == SQLITE_IOERR      ? io_errno(l)
+             : code == SQLITE_CANTOPEN ? sqlite3_system_errno(l->db)
+                                       : 0;
+    if (os == EFBIG || os == EDQUOT || os == ENOSPC)
+        e = ERR_FULL;
+    return err_set(why, e, "ledger %s: %s: %s%s%s", l->path, what, text, os != 0 ? ": " : "",
+                   os != 0 ? strerror(os) : "");
 }
 
 enum err ledger_exec(struct ledger *l, const char *sql, struct err_msg *why)

@@ -38,6 +38,7 @@ static void test_full_disk(void)
     struct str seen = status(&c, "b")->problem; /* STR_ARG reads its argument twice */
     snprintf(problem, sizeof problem, "%.*s", STR_ARG(seen));
     CHECK_HAS(problem, "storage: ledger");
+    CHECK_HAS(problem, "File too large");
     struct rec_LINE line = {.line = 1, .hash = 1, .body = {big, sizeof big}};
     struct msg m = {.type = MSG_TYPE_SUBMIT};
     m.submit.batch = STR_LIT("open");
