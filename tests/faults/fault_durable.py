@@ -214,7 +214,7 @@ def second_broker(bench):
     c = cluster.Cluster(bench, name="two")
     c.wait_broker()
     for ledger, endpoint, why in ((bench.path("other.db"), c.endpoint, "in use"),
-                                  (c.ledger, "ipc://" + bench.path("other.sock"), "broker")):
+                                  (c.ledger, "ipc://" + bench.path("other.sock"), "another broker is using it")):
         code, _, err = bench.run(bench.broker, "--ledger", ledger, "--listen", endpoint, name="second", timeout=60)
         bench.same(code, 3, "the second broker's exit code")
         bench.has(err, why, "what it says")
