@@ -83,7 +83,7 @@ def check_errors():
             ("device", "--device", "no such"): "no such",
             ("speed", "-m", MODEL): 'no command "speed"',
     }.items():
-        done = call(list(arguments), want=2)
+        done = call(list(arguments), want=3 if says == "no such" else 2)  # no device of that name: nothing can run
         lines = done.stderr.strip().split("\n")
         assert len(lines) == 1 and says in lines[0], (arguments, done.stderr)
     call(["run", "-m", os.path.join(os.path.dirname(MODEL), "no such file")], want=3)
