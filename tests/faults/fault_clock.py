@@ -81,6 +81,7 @@ def restart_in_another_year(bench, shim):
     out = bench.path("year-out.jsonl")
     c.client("results", "b", "-o", out, "--wait")
     c.check_output(out, lines)
+    out = bench.path("year-finished.jsonl")
     c.client("results", "finished", "-o", out)
     c.check_output(out, few)
     c.stop()
