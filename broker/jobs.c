@@ -183,8 +183,8 @@ enum { TAG_BITS = 16 };
 /* The epoch with that number: of a run, its generation's first is generation << TAG_BITS. */
 static uint64_t tagged(const struct jobs *j, uint64_t number)
 {
-    return number << TAG_BITS |
-           (hash64(&number, sizeof number, j->secret) & ((UINT64_C(1) << TAG_BITS) - 1));
+    const uint64_t key[2] = {j->secret, 0}, mask = (UINT64_C(1) << TAG_BITS) - 1;
+    return number << TAG_BITS | (hash64_keyed(&number, sizeof number, key) & mask);
 }
 
 /* The last lease's epoch is current. So is a later one of an earlier generation that has its tag:

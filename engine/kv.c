@@ -5,6 +5,8 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "base/hash.h"
+
 static const uint32_t NONE = UINT32_MAX;
 
 /* A page's state follows from two fields: refs > 0 held; refs == 0 and published: cached, in the
@@ -156,47 +158,17 @@ void kv_release(struct kv *kv, uint32_t page)
     }
 }
 
-static uint64_t rotate(uint64_t x, int bits)
-{
-    return x << bits | x >> (64 - bits);
-}
-
-static void sip_rounds(uint64_t v[4], int count)
-{
-    for (int i = 0; i < count; i++) {
-        v[0] += v[1];
-        v[2] += v[3];
-        v[1] = rotate(v[1], 13) ^ v[0];
-        v[3] = rotate(v[3], 16) ^ v[2];
-        v[0] = rotate(v[0], 32) + v[3];
-        v[2] += v[1];
-        v[3] = rotate(v[3], 21) ^ v[0];
-        v[1] = rotate(v[1], 17) ^ v[2];
-        v[2] = rotate(v[2], 32);
-    }
-}
-
-static void sip_word(uint64_t v[4], uint64_t word)
-{
-    v[3] ^= word;
-    sip_rounds(v, 2);
-    v[0] ^= word;
-}
-
-/* SipHash-2-4 of the parent and the tokens: prompts come from people who do not trust each other,
- * and with a hash that one of them can compute he finds another beginning with the chain of
- * somebody's, whose later pages would then be his. */
+/* With a key, since prompts come from people who do not trust each other: with a hash that one of
+ * them can compute he finds another beginning with the chain of somebody's, whose later pages would
+ * then be his. */
 uint64_t kv_chain(const struct kv *kv, uint64_t parent, const uint32_t tokens[PAGE_TOKENS])
 {
-    uint64_t v[4] = {kv->key[0] ^ 0x736f6d6570736575, kv->key[1] ^ 0x646f72616e646f6d,
-                     kv->key[0] ^ 0x6c7967656e657261, kv->key[1] ^ 0x7465646279746573};
-    sip_word(v, parent);
-    for (uint32_t i = 0; i < PAGE_TOKENS; i += 2)
-        sip_word(v, tokens[i] | (uint64_t)tokens[i + 1] << 32);
-    sip_word(v, (uint64_t)(sizeof parent + PAGE_TOKENS * sizeof *tokens) << 56);
-    v[2] ^= 0xff;
-    sip_rounds(v, 4);
-    return v[0] ^ v[1] ^ v[2] ^ v[3];
+    struct {
+        uint64_t parent;
+        uint32_t tokens[PAGE_TOKENS];
+    } all = {.parent = parent};
+    memcpy(all.tokens, tokens, sizeof all.tokens);
+    return hash64_keyed(&all, sizeof all, kv->key);
 }
 
 static uint32_t find(const struct kv *kv, uint64_t chain, const uint32_t tokens[PAGE_TOKENS])

@@ -204,6 +204,14 @@ static void test_hash(void)
     /* XXH3-64 and XXH3-128 of nothing, from xxHash's own specification. */
     CHECK(hash64("", 0, 0) == UINT64_C(0x2d06800538d394c2));
     CHECK(hash64("a", 1, 0) != hash64("b", 1, 0) && hash64("a", 1, 0) != hash64("a", 1, 1));
+    /* the authors' test vectors: key 00 01 .. 0f, message 00 01 .. */
+    static const uint64_t key[2] = {UINT64_C(0x0706050403020100), UINT64_C(0x0f0e0d0c0b0a0908)};
+    unsigned char text[15];
+    for (size_t i = 0; i < sizeof text; i++)
+        text[i] = (unsigned char)i;
+    CHECK(hash64_keyed(text, 0, key) == UINT64_C(0x726fdb47dd0e0e31));
+    CHECK(hash64_keyed(text, 8, key) == UINT64_C(0x93f5f5799a932462));
+    CHECK(hash64_keyed(text, sizeof text, key) == UINT64_C(0xa129ca6149be45e5));
     char hex[33];
     hash128_hex("", 0, hex);
     CHECK_STR(hex, "99aa06d3014798d86001c324468d497f");
