@@ -120,18 +120,25 @@ static enum err create_buffers(struct engine *e, struct err_msg *why)
     return ERR_OK;
 }
 
-/* As kernel_sample() wants it before its first run. */
-static enum err clear_scratch(struct engine *e, struct err_msg *why)
+/* Every byte of it. */
+static enum err fill(struct engine *e, const struct gpu_buffer *b, int byte, struct err_msg *why)
 {
-    uint64_t bytes = e->sample_scratch.bytes;
-    if (bytes == 0)
+    if (b->bytes == 0)
         return ERR_OK;
-    void *zeros = calloc(1, bytes);
-    if (zeros == NULL)
-        return err_set(why, ERR_NOMEM, "out of memory for the sampler");
-    enum err r = gpu_upload(e->gpu, &e->sample_scratch, 0, zeros, bytes, why);
-    free(zeros);
+    void *bytes = malloc(b->bytes);
+    if (bytes == NULL)
+        return err_set(why, ERR_NOMEM, "out of memory for a buffer's first contents");
+    memset(bytes, byte, b->bytes);
+    enum err r = gpu_upload(e->gpu, b, 0, bytes, b->bytes, why);
+    free(bytes);
     return r;
+}
+
+/* As kernel_sample() wants it before its first run, and UNWRITTEN. */
+static enum err fill_buffers(struct engine *e, struct err_msg *why)
+{
+    enum err r = fill(e, &e->sample_scratch, 0, why);
+    return r == ERR_OK ? fill(e, &e->in_band, 0xff, why) : r;
 }
 
 static enum err create_kv(struct engine *e, struct err_msg *why)
@@ -236,13 +243,14 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r == ERR_OK)
         r = create_buffers(e, why);
     if (r == ERR_OK)
-        r = clear_scratch(e, why);
+        r = fill_buffers(e, why);
     if (r == ERR_OK)
         r = create_kv(e, why);
     if (r == ERR_OK)
         r = create_sequences(e, why);
     if (r != ERR_OK)
         goto fail;
+    forward_matrix_init(e);
     e->info.weight_bytes = e->weights.bytes;
     e->options.cache_dir = NULL; /* the caller's */
     gpu_save_cache(e->gpu);
@@ -280,6 +288,7 @@ void engine_destroy(struct engine **e_ptr)
                                         &e->attn_tiles,
                                         &e->ff_tiles,
                                         &e->q,
+                                        &e->in_band,
                                         &e->gate_up,
                                         &e->hidden,
                                         &e->logits,

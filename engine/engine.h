@@ -65,6 +65,7 @@ struct engine_info {
     uint64_t kv_tokens;    /* size of the KV cache */
     bool matrix;           /* the matrix family runs */
     bool chains;           /* dispatches of small steps wait for each other in the shader */
+    uint32_t in_band_rows; /* and, of single rows of up to so many sequences, results in band */
     uint64_t weight_bytes; /* on the device */
     uint64_t tiles_bytes;  /* of copies beside them, as matrix units want them */
     uint64_t kv_bytes;

@@ -75,6 +75,18 @@ struct step_layout {
     uint64_t total;
 };
 
+/* What a layer's kernels leave for the next one where that arrives in band (shaders/chain.glsl): in
+ * one of two places, in turn. Offsets in a place, in bytes. */
+struct in_band_layout {
+    uint64_t x_mid, x_out; /* F32 [IN_BAND_ROWS][n_embd]: behind attention, behind the layer */
+    uint64_t attn, ff;     /* f16 row tiles [IN_BAND_ROWS][n_head * head_size], [n_ff] */
+    uint64_t half;         /* matrix_half_bytes(n_embd) */
+    uint64_t turn_bytes;
+    uint64_t scratch; /* behind both turns: f16 row tiles [REHEARSE_ROWS][n_head * head_size] */
+    uint64_t total;
+};
+enum { IN_BAND_ROWS = 8, REHEARSE_ROWS = 16 };
+
 struct step_row {
     struct sequence *seq;
     uint64_t arrival; /* seq->arrival then: another one now, and the sequence is gone */
@@ -151,6 +163,7 @@ struct engine {
     uint32_t pages_stride;   /* pages of a longest sequence */
     uint32_t page_bytes;     /* of one layer */
     struct step_layout layout;
+    struct in_band_layout in_band_layout;
 
     /* Device memory. Activations are F32 [max_rows][...]. */
     struct gpu_buffer *kv_buffers; /* [n_layer] */
@@ -162,6 +175,7 @@ struct engine {
     /* Matrix family: f16 row tiles [max_rows][n_embd], [n_head * head_size], [n_ff]; q as f16 rows.
      */
     struct gpu_buffer embd_tiles, attn_tiles, ff_tiles, q;
+    struct gpu_buffer in_band; /* UNWRITTEN between steps: two turns of in_band_layout */
     struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
     struct gpu_buffer logits;                        /* [max_logit_rows][n_vocab] */
     struct gpu_buffer sample_scratch;                /* kernel_sample()'s, zeros between steps */
@@ -186,6 +200,8 @@ struct engine {
     uint32_t draw_rows;             /* of logit_rows: not greedy */
     uint32_t logprob_rows;          /* of logit_rows */
     uint32_t tasks_few, tasks_many; /* attention's, few first */
+    uint32_t tasks_keys;            /* the most that one of the few looks at */
+    bool is_in_band;                /* the step being built */
     struct engine_profile_row profile[PROFILE_ROWS];
     size_t profile_count;
 };
@@ -263,6 +279,8 @@ void forward_activate(struct engine *e, uint32_t n_ff, uint32_t rows);
 void forward_mixture_of_experts(struct engine *e, const struct layer_weights *l, uint32_t rows);
 
 /* forward_matrix.c */
+/* Sets info.in_band_rows, when all else is there. */
+void forward_matrix_init(struct engine *e);
 /* Attention's tasks for e->plan into the step's input on the host, when all else is there. */
 void forward_matrix_plan(struct engine *e, char *host);
 void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows);

@@ -1,7 +1,9 @@
 /* Dispatches that wait for each other in the shader: their state on the device, and whether a wait
  * was given up. */
+#include <assert.h>
 #include <string.h>
 
+#include "base/size.h"
 #include "engine/gpu_impl.h"
 
 /* As shaders/chain.glsl has it. */
@@ -13,7 +15,8 @@ struct chain_state {
 enum err gpu_chain_create(struct gpu *g, struct err_msg *why)
 {
     struct chain_state state = {0};
-    g->chain_count = g->chain_after = 0;
+    g->chain_count = 0;
+    gpu_chain_forget(g);
     enum err e =
         gpu_buffer_create(g, GPU_READBACK, sizeof(uint32_t), "chain report", &g->chain_report, why);
     if (e == ERR_OK)
@@ -37,6 +40,18 @@ void gpu_chain_destroy(struct gpu *g)
 void gpu_chain(struct gpu *g, bool on)
 {
     g->chains = on;
+}
+
+void gpu_chain_behind(struct gpu *g, uint32_t stages)
+{
+    assert(stages <= GPU_MOST_BEHIND);
+    g->chain_behind = stages;
+}
+
+void gpu_chain_forget(struct gpu *g)
+{
+    for (size_t i = 0; i < ARRAY_LEN(g->chain_after); i++)
+        g->chain_after[i] = g->chain_count;
 }
 
 bool gpu_chain_broken(const struct gpu *g)

@@ -85,7 +85,7 @@ static void settle(struct gpu *g, bool transfer)
     }
     memory_barrier(g, dst, access);
     g->barrier_due = g->chain_open = g->plain_open = false;
-    g->chain_after = g->chain_count;
+    gpu_chain_forget(g);
     g->transfers_waited = transfer;
     g->transfers = false;
 }
@@ -102,6 +102,7 @@ enum err gpu_begin(struct gpu *g, struct err_msg *why)
     g->recording = true;
     g->bound = NULL;
     g->chains = false;
+    g->chain_behind = 0;
     g->chain_begin = g->chain_count;
     f->marks_count = 0;
     if (f->queries != VK_NULL_HANDLE)
@@ -117,7 +118,8 @@ fail:
 static void leave_to_shader(struct gpu *g)
 {
     if (g->barrier_due) {
-        g->chain_after = g->chain_count;
+        memmove(g->chain_after + 1, g->chain_after, sizeof g->chain_after - sizeof *g->chain_after);
+        g->chain_after[0] = g->chain_count;
         g->chain_open = true;
     }
     g->barrier_due = false;
@@ -127,9 +129,10 @@ static const void *with_chain(const struct gpu *g, const struct gpu_pipeline *p,
                               bool chained, unsigned char filled[GPU_PUSH_MAX_BYTES])
 {
     uint64_t state = chained ? g->chain.address : 0;
+    uint32_t after = g->chain_after[g->chain_behind];
     memcpy(filled, push, p->push_bytes);
     memcpy(filled + p->chain_at, &state, sizeof state);
-    memcpy(filled + p->chain_at + sizeof state, &g->chain_after, sizeof g->chain_after);
+    memcpy(filled + p->chain_at + sizeof state, &after, sizeof after);
     return filled;
 }
 
@@ -221,8 +224,10 @@ enum err gpu_submit(struct gpu *g, struct err_msg *why)
     VK_TRY(vkQueueSubmit, g->queue, 1, &info, f->fence);
     g->in_flight++;
 fail:
-    if (e != ERR_OK) /* nothing of it will count itself */
-        g->chain_count = g->chain_after = g->chain_begin;
+    if (e != ERR_OK) { /* nothing of it will count itself */
+        g->chain_count = g->chain_begin;
+        gpu_chain_forget(g);
+    }
     return e;
 }
 

@@ -104,9 +104,11 @@ struct gpu {
     bool chains;                           /* switched on */
     bool chain_open;      /* a barrier was left to the shaders, and none came since */
     uint32_t chain_count; /* workgroups of chains so far; wraps */
-    uint32_t chain_after; /* of them, before the last barrier asked for */
-    uint32_t chain_begin; /* of them, before this submission */
-    bool plain_open;      /* a dispatch that is in no chain, and no barrier of the device since */
+    uint32_t chain_after[GPU_MOST_BEHIND + 1]; /* of them, before the last barrier asked for, the
+                                                  last but one, ... */
+    uint32_t chain_behind;                     /* which of those is waited for */
+    uint32_t chain_begin;                      /* of them, before this submission */
+    bool plain_open; /* a dispatch that is in no chain, and no barrier of the device since */
 
     uint32_t marks_count; /* of the last waited command buffer */
     const char *mark_names[GPU_MAX_MARKS];
@@ -120,6 +122,8 @@ enum err gpu_command_init(struct gpu *g, struct err_msg *why) MUST_CHECK;
 void gpu_command_finish(struct gpu *g);
 /* gpu_chain.c: ERR_DEVICE when a wait in a chain was given up. */
 enum err gpu_chain_check(const struct gpu *g, struct err_msg *why) MUST_CHECK;
+/* All that was counted so far is done, or waited for by the device. */
+void gpu_chain_forget(struct gpu *g);
 /* gpu_pipeline.c */
 void gpu_pipelines_destroy_all(struct gpu *g);
 /* gpu_cache.c: g->cache, from disk if there is one. */

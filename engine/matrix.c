@@ -18,6 +18,7 @@ PUSH_FITS(matrix_expand);
 PUSH_FITS(matrix_rows);
 PUSH_FITS(matrix_rope);
 PUSH_FITS(matrix_attention);
+static_assert(CHAIN_BEHIND <= GPU_MOST_BEHIND, "what the shaders count on");
 static_assert(sizeof(struct attention_task) == 16, "the shader reads it as four words");
 
 struct code {
@@ -84,7 +85,7 @@ static const struct variant {
     {1, 3, 1, 1, 8, 4, true, 17, 24, 132, 2.0f, 0.1f, 0},
     {1, 4, 1, 1, 8, 4, true, 25, 32, 132, 2.0f, 0.1f, 0},
     {1, 5, 1, 1, 8, 4, true, 33, 40, 132, 2.0f, 0.1f, 0},
-    {1, 6, 1, 1, 8, 4, true, 41, 48, 132, 2.0f, 0.1f, 0},
+    {1, 3, 1, 1, 8, 4, true, 41, 48, 264, 2.0f, 0.1f, 0},
     {1, 8, 1, 1, 8, 4, true, 49, 64, 132, 2.0f, 0.1f, 0},
     {1, 2, 1, 1, 8, 4, false, 9, 16, 396, 2.1f, 0.49f, 1.3f},
     {1, 2, 1, 1, 16, 5, false, 9, 16, 132, 4.3f, 0.38f, 0.2f},
@@ -103,8 +104,9 @@ static const struct variant {
 enum { VARIANTS = ARRAY_LEN(variants) };
 
 enum { EMULATED_MOST_TILES = 2 };
-enum { BYTE_GROUPS = 264 }; /* two to a multiprocessor */
+enum { MULTIPROCESSORS = 132, SPLIT_WARPS = 8, SPLIT_MOST_UNROLL = 10 };
 enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_TILES = 2, NORM_WARPS = 8 };
+enum { IN_BAND_MOST_TILES = 1 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
 enum attention { MANY, FEW_8, FEW_4, FEW_2, FEW_1, ATTENTIONS };
@@ -118,6 +120,7 @@ static const struct attention_spec attention_specs[2][ATTENTIONS] = {
 };
 /* Emulated: many columns. A software device has half as much. */
 static const struct attention_spec emulated_many[2] = {{2, 2, 2, 1}, {1, 4, 1, 0}};
+enum { FEW_4_GROUPS = 96 };
 enum { MANY_COLUMNS = 64, FEW_COLUMNS = 8 };
 
 static const uint64_t NEAR_BYTES = UINT64_C(32) << 20;
@@ -134,8 +137,9 @@ struct matrix {
     struct gpu_pipeline *attention[ATTENTIONS];
     struct gpu_pipeline *rows, *rope;
     struct gpu_pipeline *expand[TYPES][MATRIX_FORMS];
-    struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2]; /* gated, normed */
-    struct gpu_pipelines wanted;                          /* of the above, not created yet */
+    struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2];       /* gated, normed */
+    struct gpu_pipeline *split[SOURCES][SPLIT_MOST_UNROLL + 1]; /* by unroll */
+    struct gpu_pipelines wanted;                                /* of the above, not created yet */
     char hash[33];
 };
 
@@ -326,16 +330,17 @@ static bool normed_inside(const struct matrix *m, const struct matrix_weight *w,
            (rows <= 8 || !spares_compiler(m)) && w->cols == m->norm_groups * 32;
 }
 
-/* Workgroups in rows and in outputs. Of byte tiles, whose registers are few, two fit on a
- * multiprocessor with up to four tiles of rows, or with one where it norms. */
+/* Workgroups in rows and in outputs. Of byte tiles, whose registers are few, three fit on a
+ * multiprocessor with one tile of rows, two with up to four, or with one where it norms. */
 static void grid(const struct matrix *m, const struct variant *v, const struct matrix_weight *w,
                  uint32_t rows, uint32_t *ret_rows, uint32_t *ret_outputs)
 {
     *ret_rows = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
     *ret_outputs = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
     if (v->stream) { /* all at once, and all of the same length */
-        bool two = w->bytes != 0 && v->tn <= (normed_inside(m, w, rows) ? 1 : 4);
-        uint32_t all = two ? BYTE_GROUPS : v->at_a_time;
+        bool norms = normed_inside(m, w, rows);
+        bool two = w->bytes != 0 && v->tn <= (norms ? 1 : 4), three = two && v->tn == 1 && !norms;
+        uint32_t all = !two ? v->at_a_time : three ? 3 * MULTIPROCESSORS : 2 * MULTIPROCESSORS;
         uint64_t at_once = m->forced_groups != 0 ? m->forced_groups : max_u64(1, all / *ret_rows);
         *ret_outputs = (uint32_t)div_up(*ret_outputs, div_up(*ret_outputs, at_once));
     }
@@ -345,15 +350,24 @@ static void grid(const struct matrix *m, const struct variant *v, const struct m
  * tensor too large for it they share weights instead, outputs being the grid's z: each is then read
  * from memory once. */
 static void dispatch(struct matrix *m, struct gpu_pipeline *pipeline, const void *push,
-                     const struct variant *v, const struct matrix_weight *w, uint32_t rows)
+                     const struct variant *v, const struct matrix_weight *w, uint32_t rows,
+                     uint32_t options)
 {
     uint32_t row_groups, output_groups;
     grid(m, v, w, rows, &row_groups, &output_groups);
     uint64_t bytes = matrix_tiles_bytes((uint64_t)output_tiles(w) * 16, w->cols);
+    gpu_chain_behind(m->gpu, (options & MATRIX_A_IN_BAND) != 0 ? CHAIN_BEHIND : 0);
     if (!v->stream && bytes > m->near_bytes && row_groups > 1 && output_groups > 1)
         gpu_dispatch(m->gpu, pipeline, push, row_groups, 1, output_groups);
     else
         gpu_dispatch(m->gpu, pipeline, push, output_groups, row_groups, 1);
+    gpu_chain_behind(m->gpu, 0);
+}
+
+/* Others read their rows through caches that a chain would not refresh. */
+static bool chained(const struct variant *v)
+{
+    return v->unroll > 0 && v->warps_k > 1;
 }
 
 static uint32_t shared_bytes(const struct matrix *m, const struct variant *v)
@@ -428,6 +442,35 @@ bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_
     return readable && normed_inside(m, w, rows) && matrix_variant_norms(m, choose(m, w, rows));
 }
 
+bool matrix_in_band(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
+{
+    bool readable = w->tiles != 0 || w->address != 0;
+    const struct variant *v = &variants[choose(m, w, rows)];
+    return readable && chained(v) && v->tn <= IN_BAND_MOST_TILES;
+}
+
+static uint32_t slice_groups_of(uint32_t cols)
+{
+    uint32_t slices, slice_groups;
+    matrix_slices(cols, &slices, &slice_groups);
+    return slice_groups;
+}
+
+bool matrix_splits(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
+{
+    uint32_t slices, slice_groups;
+    matrix_slices(w->cols, &slices, &slice_groups);
+    bool readable = w->tiles != 0 || w->address != 0;
+    return m->forced < 0 && m->tuning.split_rows >= rows && rows <= 8 && readable && !w->gated &&
+           !w->paired && slices > SPLIT_WARPS && slices <= 2 * SPLIT_WARPS &&
+           slice_groups <= SPLIT_MOST_UNROLL;
+}
+
+uint64_t matrix_half_bytes(uint32_t outputs)
+{
+    return div_up(outputs, 16) * 32 * 16;
+}
+
 /* Tiles where there are any, also for few rows: unpacking what the file has costs more than the
  * bytes (bench/NOTES.md). */
 static size_t source_for(const struct matrix_weight *w, size_t variant)
@@ -466,17 +509,25 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                              v->stream};
     struct push_shape push =
         source == PAIRED || source == PAIRED_BYTES ? CHAINED(matrix_qkv) : CHAINED(matrix_matmul);
-    if (v->unroll == 0 ||
-        v->warps_k == 1) /* reads its rows through caches that a chain would not refresh */
+    if (!chained(v))
         push.chain_at = 0;
     return want(m, "matrix_matmul", code_for(m, source), push, spec, ARRAY_LEN(spec),
                 &m->matmul[source][variant][gated][normed], why);
 }
 
+static enum err prepare_split(struct matrix *m, const struct matrix_weight *w, struct err_msg *why)
+{
+    size_t source = w->tiles != 0 ? TILES : source_of(w->type);
+    uint32_t unroll = slice_groups_of(w->cols);
+    const uint32_t spec[] = {SPLIT_WARPS, 1, 1, 1, 1, SPLIT_WARPS, unroll, false, 0, false, true};
+    return want(m, "matrix_matmul", code_for(m, source), CHAINED(matrix_matmul), spec,
+                ARRAY_LEN(spec), &m->split[source][unroll], why);
+}
+
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
                         struct err_msg *why)
 {
-    enum err e = ERR_OK;
+    enum err e = matrix_splits(m, w, 1) ? prepare_split(m, w, why) : ERR_OK;
     for (uint32_t rows = 8; rows < max_rows + 8 && e == ERR_OK; rows += 8) { /* tiles of 8 */
         size_t variant = choose(m, w, rows), source = source_for(w, variant);
         e = prepare_variant(m, source, variant, w->gated, false, why);
@@ -510,8 +561,18 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
     q.n = w->rows;
     q.k = w->cols;
     struct gpu_pipeline *pipeline = m->matmul[source][i][w->gated][p->norm != 0];
+    if (p->half_sums != 0) {
+        assert(matrix_splits(m, w, p->rows));
+        source = w->tiles != 0 ? TILES : source_of(w->type);
+        pipeline = m->split[source][slice_groups_of(w->cols)];
+        q.w = address_for(w, source);
+        gpu_chain_behind(m->gpu, CHAIN_BEHIND);
+        gpu_dispatch(m->gpu, pipeline, &q, output_tiles(w), 2, 1);
+        gpu_chain_behind(m->gpu, 0);
+        return;
+    }
     assert(pipeline != NULL);
-    dispatch(m, pipeline, &q, &variants[i], w, p->rows);
+    dispatch(m, pipeline, &q, &variants[i], w, p->rows, p->options);
 }
 
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w)
@@ -522,7 +583,7 @@ void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct 
     assert(w->paired && pipeline != NULL);
     q.w = address_for(w, source);
     q.k = w->cols;
-    dispatch(m, pipeline, &q, &variants[i], w, p->rows);
+    dispatch(m, pipeline, &q, &variants[i], w, p->rows, p->options);
 }
 
 /* ---- the rest ---- */
@@ -551,14 +612,16 @@ uint32_t matrix_task_rows(uint32_t n_head, uint32_t n_head_kv)
 }
 
 void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,
-                      bool few)
+                      bool few, uint32_t keys)
 {
     uint32_t share = p->n_head / p->n_head_kv, groups = tasks * p->n_head_kv;
-    enum attention i = !few                                  ? MANY
-                       : groups <= 132 && m->head_size <= 64 ? FEW_8
-                       : groups <= 528                       ? FEW_4
-                       : groups <= 1056                      ? FEW_2
-                                                             : FEW_1;
+    enum attention i = !few ? MANY
+                       : groups <= 132 && m->head_size <= 64 &&
+                               (groups > FEW_4_GROUPS || keys > 4 * MATRIX_CHUNK_TOKENS)
+                           ? FEW_8
+                       : groups <= 528  ? FEW_4
+                       : groups <= 1056 ? FEW_2
+                                        : FEW_1;
     uint32_t columns = few ? share : share * matrix_task_rows(p->n_head, p->n_head_kv);
     if (tasks > 0)
         gpu_dispatch(m->gpu, m->attention[i], p, p->n_head_kv, tasks,

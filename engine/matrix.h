@@ -82,6 +82,12 @@ void matrix_slices(uint32_t k, uint32_t *ret_slices, uint32_t *ret_slice_groups)
 /* Whether this matmul can norm its rows itself: push.h, norm. Same bits as matrix_rows() before it.
  */
 bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows);
+/* Whether this matmul's input may arrive in band, or what it adds to: shaders/chain.glsl. */
+bool matrix_in_band(const struct matrix *m, const struct matrix_weight *w, uint32_t rows);
+/* Whether it may be two workgroups' work for each tile, so that its weights fit beside others' in a
+ * multiprocessor's registers: half_sums and half_clear of matrix_half_bytes() then. */
+bool matrix_splits(const struct matrix *m, const struct matrix_weight *w, uint32_t rows);
+uint64_t matrix_half_bytes(uint32_t outputs);
 
 void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type,
                    enum matrix_form form);
@@ -92,10 +98,11 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
 /* As matrix_matmul() with a paired weight. */
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w);
 void matrix_rope(struct matrix *m, const struct push_matrix_rope *p);
-/* Tasks of one row (few) or of up to matrix_task_rows() rows. */
+/* Tasks of one row (few) or of up to matrix_task_rows() rows; keys: the most that one of them looks
+ * at. */
 uint32_t matrix_task_rows(uint32_t n_head, uint32_t n_head_kv);
 void matrix_attention(struct matrix *m, const struct push_matrix_attention *p, uint32_t tasks,
-                      bool few);
+                      bool few, uint32_t keys);
 
 /* Tests only: from now on this variant (0 .. matrix_variants() - 1; -1: by shape), from tiles or
  * not. */

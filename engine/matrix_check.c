@@ -230,9 +230,9 @@ static enum err attend(struct matrix *m, struct gpu *g, const struct attention_i
     enum err e = begin(m, g, NULL, why);
     if (e != ERR_OK)
         return e;
-    matrix_attention(m, &p, 1, true);
+    matrix_attention(m, &p, 1, true, UINT32_MAX);
     p.tasks += sizeof(struct attention_task);
-    matrix_attention(m, &p, 1, false);
+    matrix_attention(m, &p, 1, false, UINT32_MAX);
     e = gpu_submit(g, why);
     return e == ERR_OK ? gpu_wait(g, why) : e;
 }

@@ -91,9 +91,27 @@ void memory_lay_out_step(struct engine *e, uint32_t rows, uint64_t table)
     l->edits = take(&l->total, (uint64_t)e->max_edits * sizeof(struct logit_edit));
 }
 
+static void lay_out_in_band(struct engine *e)
+{
+    const struct model *m = e->model;
+    struct in_band_layout *l = &e->in_band_layout;
+    uint64_t f32 = IN_BAND_ROWS * sizeof(float), f16 = IN_BAND_ROWS * sizeof(uint16_t);
+    *l = (struct in_band_layout){0};
+    if (!memory_uses_matrix(e) || m->n_expert > 0 || e->tuning.in_band_rows == 0)
+        return;
+    l->x_mid = take(&l->turn_bytes, f32 * m->n_embd);
+    l->x_out = take(&l->turn_bytes, f32 * m->n_embd);
+    l->attn = take(&l->turn_bytes, f16 * m->n_head * m->head_size);
+    l->ff = take(&l->turn_bytes, f16 * m->n_ff);
+    l->half = take(&l->turn_bytes, matrix_half_bytes(m->n_embd));
+    l->scratch = l->total = 2 * l->turn_bytes;
+    take(&l->total, REHEARSE_ROWS * sizeof(uint16_t) * m->n_head * m->head_size);
+}
+
 void memory_size_step(struct engine *e)
 {
     choose_batch(e);
+    lay_out_in_band(e);
     memory_lay_out_step(e, e->max_rows, (uint64_t)e->info.max_seqs * e->pages_stride);
 }
 
@@ -147,6 +165,7 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
         {&e->attn_tiles, GPU_DEVICE, halves * q, "attention output"},
         {&e->ff_tiles, GPU_DEVICE, dense ? halves * m->n_ff : 0, "feed-forward"},
         {&e->q, GPU_DEVICE, halves * q, "queries"},
+        {&e->in_band, GPU_DEVICE, e->in_band_layout.total, "what arrives in band"},
         {&e->gate_up, GPU_DEVICE, inside ? 0 : row * 2 * ff, "gate and up"},
         {&e->hidden, GPU_DEVICE, inside ? 0 : row * ff, "feed-forward"},
         {&e->router, GPU_DEVICE, row * m->n_expert, "router"},

@@ -11,6 +11,9 @@
 /* X(name, default, most, what it is) */
 #define TUNABLES(X)                                                                                \
     X(chain_rows, 96, 1024, "steps of up to so many rows are chains of dispatches")                \
+    X(in_band_rows, 8, 8, "results of up to so many rows are waited for in band")                  \
+    X(split_rows, 8, 8, "of those, a long sum is two workgroups' work for up to so many rows")     \
+    X(rehearse, 1, 1, "1: attention of few rows runs once for nothing while it waits")             \
     X(norm_rows, 16, 16, "matmuls norm up to so many rows themselves")                             \
     X(stream_rows, 64, 64, "matmuls of up to so many rows, rounded up to 8, stream their weights") \
     X(byte_tiles_mib, 16, 65536,                                                                   \

@@ -40,6 +40,11 @@ layout(buffer_reference, std430, buffer_reference_align = 4) coherent buffer Fre
 layout(buffer_reference, std430, buffer_reference_align = 4) coherent buffer FreshU32s { uint v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 2) buffer F16s { float16_t v[]; };
 layout(buffer_reference, std430, buffer_reference_align = 2) coherent buffer FreshF16s { float16_t v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 2) coherent buffer FreshU16s { uint16_t v[]; };
+/* Of what arrives in band. */
+layout(buffer_reference, std430, buffer_reference_align = 16) volatile coherent buffer ComingUnits { uvec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 16) volatile coherent buffer ComingF32x4s { vec4 v[]; };
+layout(buffer_reference, std430, buffer_reference_align = 4) volatile coherent buffer ComingF32s { float v[]; };
 
 uint warp_lane()
 {

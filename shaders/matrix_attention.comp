@@ -32,7 +32,6 @@ const uint DIM_TILES = BLOCKS * 2; /* of 16 dimensions */
 const uint KEPT_KEYS = VALUES == 2 ? CHUNK_PAGES : 1, KEPT_VALUES = VALUES > 0 ? CHUNK_PAGES : 1; /* pages of */
 const uint HEAD_SIZE = BLOCKS * 32;
 const float NOTHING = -3.0e38; /* below every score */
-const uint REHEARSE_GROUPS = 32;
 
 shared vec4 part_out[WARPS_K > 1 ? WARPS_N * WARPS_K * TN * DIM_TILES * WARP : 1];
 shared vec4 part_sum[WARPS_K > 1 ? WARPS_N * WARPS_K * TN * WARP : 1]; /* maxima and sums of two columns */
@@ -111,11 +110,12 @@ void main()
     uvec4 key_low[KEPT_KEYS * 2 * BLOCKS], key_high[KEPT_KEYS * 2 * BLOCKS];
     uvec4 value_low[KEPT_VALUES * DIM_TILES], value_high[KEPT_VALUES * DIM_TILES];
 
-    /* While few workgroups wait for the dispatch before, they rehearse: the same with what is there, for nothing but
-     * to have instructions, keys and values near. */
-    bool rehearse = CHAINED && p.chain != 0 && gl_NumWorkGroups.x * gl_NumWorkGroups.y <= REHEARSE_GROUPS;
-    while (true) {
-        if (!rehearse)
+    /* While it waits for the dispatch before, it rehearses: the same with what is there, for nothing but to have
+     * instructions, keys and values near. */
+    for (bool rehearsal = CHAINED && p.chain != 0 && (p.options & MATRIX_REHEARSE) != 0, again = true; again;
+         rehearsal = false) {
+        again = rehearsal;
+        if (!rehearsal)
             chain_wait();
         /* Queries as B: column 2q or 2q + 1, dimensions 8 (g / 2) + g % 2 + 4 step (+ 2) of each block. */
         uvec2 query[TN * BLOCKS * 2];
@@ -272,14 +272,11 @@ void main()
             if (WARPS_K > 1)
                 barrier();
         }
-        if (!rehearse)
-            break;
-        rehearse = false;
-    }
-    uint groups = p.n_head * HEAD_SIZE / 32;
-    [[unroll]] for (uint j = 0; j < TN; j++)
-        [[unroll]] for (uint e = 0; e < 2; e++)
-            total_sum[j][2 + e] = column_sum(total_sum[j][2 + e]);
+        uint groups = p.n_head * HEAD_SIZE / 32;
+        uint64_t out_ = rehearsal ? p.scratch : p.out_, clear = rehearsal ? p.scratch : p.clear;
+        [[unroll]] for (uint j = 0; j < TN; j++)
+            [[unroll]] for (uint e = 0; e < 2; e++)
+                total_sum[j][2 + e] = column_sum(total_sum[j][2 + e]);
     [[unroll]] for (uint j = 0; j < TN; j++)
         [[unroll]] for (uint e = 0; e < 2; e++) {
             uint column = first_column + j * 8 + 2 * q + e;
@@ -291,9 +288,18 @@ void main()
                     continue;
                 precise float x = total[j * DIM_TILES + d][e] / total_sum[j][2 + e];
                 precise float y = total[j * DIM_TILES + d][e + 2] / total_sum[j][2 + e];
-                FreshF16s(p.out_ + tile_place(row, at + d * 16 + g, groups) * 2).v[0] = to_half(x);
-                FreshF16s(p.out_ + tile_place(row, at + d * 16 + 8 + g, groups) * 2).v[0] = to_half(y);
+                uint64_t low = tile_place(row, at + d * 16 + g, groups) * 2;
+                uint64_t high = tile_place(row, at + d * 16 + 8 + g, groups) * 2;
+                if (p.clear != 0) {
+                    x = in_band(x);
+                    y = in_band(y);
+                    FreshU16s(clear + low).v[0] = uint16_t(UNWRITTEN);
+                    FreshU16s(clear + high).v[0] = uint16_t(UNWRITTEN);
+                }
+                FreshF16s(out_ + low).v[0] = to_half(x);
+                FreshF16s(out_ + high).v[0] = to_half(y);
             }
         }
+    }
     chain_done();
 }

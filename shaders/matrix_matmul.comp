@@ -20,6 +20,7 @@ layout(constant_id = 5) const uint WARPS_K = 8;
 layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: one ahead of the products */
 layout(constant_id = 7) const bool GATED = false;
 layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normed here; k / 32. TN <= 2, WARPS_N 1 */
+layout(constant_id = 10) const bool SPLIT = false; /* halves(); UNROLL: groups of a slice */
 layout(constant_id = 9) const bool STREAM = false; /* UNROLL: groups of a slice; slices <= WARPS_K; TN <= WARPS_K */
 #ifdef QKV
 layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
@@ -42,6 +43,7 @@ const uint WARPS = WARPS_M * WARPS_N * WARPS_K;
 const uint TILES = TM * TN;
 const uint AHEAD = UNROLL > 0 ? UNROLL : 1;
 const bool CHAINED = UNROLL > 0 && WARPS_K > 1; /* others read their rows through caches */
+const bool FEW = CHAINED && TN == 1; /* input may come in band */
 const uint OWN = (TILES + WARPS_K - 1) / WARPS_K; /* tiles whose slices a warp adds up and writes */
 
 shared vec4 partial[WARPS_K > 1 ? WARPS * TILES * WARP : 1]; /* a slice's sums of all warps */
@@ -71,12 +73,22 @@ void norm_rows(uint first)
 {
     uint count = min(p.rows - first, NORM_ROWS), warp = gl_LocalInvocationID.y, lane = warp * WARP + warp_lane();
     vec4 x[NORM_ROWS * NORM_OWN];
-    [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
-        [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
-            uint i = lane + o * NORM_LANES;
-            bool there = r < count && lane < NORM_LANES && i < NORM_GROUPS * 8;
-            x[r * NORM_OWN + o] = there ? FreshF32x4s(at(p.a, first + r, p.k, 4)).v[i] : vec4(0.0);
-        }
+    uint tries = 0;
+    bool comes;
+    do {
+        [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
+            [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
+                uint i = lane + o * NORM_LANES;
+                bool there = r < count && lane < NORM_LANES && i < NORM_GROUPS * 8;
+                x[r * NORM_OWN + o] = !there ? vec4(0.0)
+                                      : FEW  ? ComingF32x4s(at(p.a, first + r, p.k, 4)).v[i]
+                                             : FreshF32x4s(at(p.a, first + r, p.k, 4)).v[i];
+            }
+        comes = false;
+        if (FEW && (p.options & MATRIX_A_IN_BAND) != 0)
+            [[unroll]] for (uint i = 0; i < NORM_ROWS * NORM_OWN; i++)
+                comes = comes || unwritten(x[i]);
+    } while (comes && chain_again(tries));
     [[unroll]] for (uint j = 0; j < TN; j++) {
         float sum[8];
         [[unroll]] for (uint r = 0; r < 8; r++) {
@@ -184,6 +196,31 @@ uint weight_row(uint tile, uint g, uint upper)
 #define LOAD(b, w, w_at, x, x_at) \
     LOAD_WEIGHTS(b, w, w_at) \
     LOAD_ROWS(b, x, x_at)
+/* The same of what may come in band, and no more than the rows that there are. */
+#define LOAD_COMING(b, x, x_at) \
+    [[unroll]] for (uint j = 0; j < TN; j++) \
+        x[x_at + j] = row_first + j * 8 < p.rows ? ComingUnits(row_base).v[(j * groups + (b)) * 32] : uvec4(0);
+/* Of `count` groups, group(u) = `group`. */
+#define AWAIT_ROWS(count, group, x) \
+    if (FEW && !NORMED && (p.options & MATRIX_A_IN_BAND) != 0) { \
+        uint tries = 0; \
+        bool comes; \
+        do { \
+            [[unroll]] for (uint u = 0; u < (count); u++) { \
+                LOAD_COMING(group, x, u * TN) \
+            } \
+            comes = false; \
+            [[unroll]] for (uint i = 0; i < (count) * TN; i++) \
+                comes = comes || unwritten_halves(x[i]); \
+        } while (comes && chain_again(tries)); \
+    } else { \
+        [[unroll]] for (uint u = 0; u < (count); u++) { \
+            LOAD_ROWS(group, x, u * TN) \
+        } \
+    }
+#define ROWS_AT(row_tile) \
+    uint64_t row_base = p.a + uint64_t(row_tile) * groups * 512 + lane * 16; \
+    uint row_first = (row_tile) * 8 + lane / 4;
 
 #define MULTIPLY(w, w_at, x, x_at) \
     [[unroll]] for (uint i = 0; i < TM; i++) \
@@ -209,7 +246,8 @@ End load_end(uint out_tile, uint row_tile)
     out_tile = min(out_tile, outputs() / 16 - 1);
     uint lane = warp_lane(), tiles = p.head_size / 16;
     uint head = out_tile / tiles, pair = out_tile % tiles * 8 + lane / 4;
-    uint low = p.adjacent != 0 ? 2 * pair : pair, high = p.adjacent != 0 ? low + 1 : pair + p.head_size / 2;
+    bool adjacent = (p.options & MATRIX_ADJACENT) != 0;
+    uint low = adjacent ? 2 * pair : pair, high = adjacent ? low + 1 : pair + p.head_size / 2;
     end.bias = vec2(0.0);
     if (p.bias != 0)
         end.bias = vec2(F32s(p.bias).v[head * p.head_size + low], F32s(p.bias).v[head * p.head_size + high]);
@@ -227,7 +265,8 @@ void write_tile(uint out_tile, uint row_tile, vec4 c, End end)
 {
     uint lane = warp_lane(), tiles = p.head_size / 16;
     uint head = out_tile / tiles, pair = out_tile % tiles * 8 + lane / 4;
-    uint low = p.adjacent != 0 ? 2 * pair : pair, high = p.adjacent != 0 ? low + 1 : pair + p.head_size / 2;
+    bool adjacent = (p.options & MATRIX_ADJACENT) != 0;
+    uint low = adjacent ? 2 * pair : pair, high = adjacent ? low + 1 : pair + p.head_size / 2;
     precise vec2 bias = end.bias;
     [[unroll]] for (uint e = 0; e < 2; e++) {
         uint r = row_tile * 8 + lane % 4 * 2 + e;
@@ -281,6 +320,16 @@ End load_end(uint out_tile, uint row_tile)
         if (p.residual != 0)
             end.residual[e] = FreshF32s(p.residual + (uint64_t(row) * p.out_stride + column) * 4).v[0];
     }
+    if (!FEW || (p.options & MATRIX_RESIDUAL_IN_BAND) == 0)
+        return end;
+    /* It is there before what a is made from. */
+    uint tries = 0;
+    [[unroll]] for (uint e = 0; e < 4; e++)
+        while (floatBitsToUint(end.residual[e]) == UNWRITTEN && chain_again(tries)) {
+            uint column = min(out_tile * 16 + lane / 4 + e / 2 * 8, p.n - 1);
+            uint row = min(row_tile * 8 + lane % 4 * 2 + e % 2, p.rows - 1);
+            end.residual[e] = ComingF32s(p.residual + (uint64_t(row) * p.out_stride + column) * 4).v[0];
+        }
     return end;
 }
 
@@ -292,11 +341,21 @@ void write_tile(uint out_tile, uint row_tile, vec4 c, End end)
     if (GATED) {
         uint column = out_tile * 8 + lane / 4;
         if (column < p.n && row < p.rows) {
-            precise float x = activated(c.x, p.gelu != 0) * c.z, y = activated(c.y, p.gelu != 0) * c.w;
-            uint64_t out_ = p.out_ + tile_place(row, column, (p.n + 31) / 32) * 2;
-            FreshF16s(out_).v[0] = to_half(x);
-            if (row + 1 < p.rows)
-                FreshF16s(out_).v[32] = to_half(y);
+            bool gelu = (p.options & MATRIX_GELU) != 0, both = row + 1 < p.rows;
+            precise float x = activated(c.x, gelu) * c.z, y = activated(c.y, gelu) * c.w;
+            uint64_t place = tile_place(row, column, (p.n + 31) / 32) * 2;
+            if (FEW && p.clear != 0) {
+                x = in_band(x);
+                y = in_band(y);
+            }
+            FreshF16s(p.out_ + place).v[0] = to_half(x);
+            if (both)
+                FreshF16s(p.out_ + place).v[32] = to_half(y);
+            if (FEW && p.clear != 0) {
+                FreshU16s(p.clear + place).v[0] = uint16_t(UNWRITTEN);
+                if (both)
+                    FreshU16s(p.clear + place).v[32] = uint16_t(UNWRITTEN);
+            }
         }
         return;
     }
@@ -309,8 +368,14 @@ void write_tile(uint out_tile, uint row_tile, vec4 c, End end)
             y = y + end.bias[e];
         if (p.residual != 0)
             y = y + end.residual[e];
-        FreshF32s(p.out_ + (uint64_t(r) * p.out_stride + column) * 4).v[0] = y;
+        FreshF32s(p.out_ + (uint64_t(r) * p.out_stride + column) * 4).v[0] = FEW && p.clear != 0 ? in_band(y) : y;
     }
+    if (FEW && p.clear != 0)
+        [[unroll]] for (uint e = 0; e < 4; e++) {
+            uint column = out_tile * 16 + lane / 4 + e / 2 * 8, r = row + e % 2;
+            if (r < p.rows && column < p.n)
+                FreshU32s(p.clear + (uint64_t(r) * p.out_stride + column) * 4).v[0] = UNWRITTEN;
+        }
 }
 
 #endif
@@ -338,18 +403,19 @@ void stream()
     if (NORMED)
         load_norm_weight();
     chain_wait();
+    if (!END_IS_OLD && FEW && ends)
+        end = load_end(out_tile, row_tile + warp_k);
     if (NORMED)
         norm_rows(row_tile * 8);
-    uint64_t row_base = p.a + uint64_t(row_tile) * groups * 512 + lane * 16;
-    [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-        LOAD_ROWS(min(begin + u, groups - 1), x, u * TN)
+    ROWS_AT(row_tile)
+    AWAIT_ROWS(AHEAD, min(begin + u, groups - 1), x)
+    [[unroll]] for (uint u = 0; u < AHEAD; u++)
         if (begin + u >= groups) /* adds nothing */
             [[unroll]] for (uint j = 0; j < TN; j++)
                 x[u * TN + j] = uvec4(0);
-    }
     while (out_tile < tiles) {
         uint next = out_tile + gl_NumWorkGroups.x;
-        if (ends && !(END_IS_OLD && out_tile == gl_WorkGroupID.x))
+        if (ends && !((END_IS_OLD || FEW) && out_tile == gl_WorkGroupID.x))
             end = load_end(out_tile, row_tile + warp_k);
         vec4 acc[TN];
         [[unroll]] for (uint j = 0; j < TN; j++)
@@ -414,7 +480,7 @@ void blocks()
     chain_wait();
     if (NORMED)
         norm_rows(row_tile * 8);
-    uint64_t row_base = p.a + uint64_t(row_tile) * groups * 512 + lane * 16;
+    ROWS_AT(row_tile)
     /* Before the products where warps share a tile's sums, and else behind them: there are registers then. All come
      * before the first store, or each would wait for the one before. */
     End ends[OWN];
@@ -433,7 +499,8 @@ void blocks()
                 uvec4 x[TN];
                 bool there = begin + n < end;
                 uint b = min(begin + n, groups - 1);
-                LOAD(b, w, 0, x, 0)
+                LOAD_WEIGHTS(b, w, 0)
+                AWAIT_ROWS(1, b, x)
                 if (!there) {
                     [[unroll]] for (uint i = 0; i < TM * 2; i++)
                         w[i] = uvec4(0);
@@ -467,16 +534,15 @@ void blocks()
                 }
                 early = false;
                 uvec4 x[AHEAD * TN];
-                [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-                    LOAD_ROWS(b + u, x, u * TN)
-                }
+                AWAIT_ROWS(AHEAD, b + u, x)
                 [[unroll]] for (uint u = 0; u < AHEAD; u++) {
                     MULTIPLY(w, u * TM * 2, x, u * TN)
                 }
             }
             for (; b < end; b++) {
                 uvec4 x[TN];
-                LOAD(b, w, 0, x, 0)
+                LOAD_WEIGHTS(b, w, 0)
+                AWAIT_ROWS(1, b, x)
                 MULTIPLY(w, 0, x, 0)
             }
         }
@@ -504,8 +570,84 @@ void blocks()
 }
 #endif
 
+#if defined(WEIGHT_BYTES) || defined(QKV)
+#define NO_HALVES
+#else
+/* A tile of few rows by two workgroups: the first one has WARPS_K slices and sends their sum in band, the second one
+ * adds the rest. So all weights are there before the rows come, half of them in registers and half in shared memory,
+ * and a multiprocessor has room for a workgroup of the dispatch before beside it. */
+const uint IN_SHARED = SPLIT ? UNROLL / 2 : 0; /* groups */
+shared uvec4 others[IN_SHARED > 0 ? WARPS * IN_SHARED * 2 * WARP : 1];
+#define OTHER(u, half_) ((warp * IN_SHARED + (u)) * 2 + (half_)) * WARP + lane
+
+void halves()
+{
+    uint lane = warp_lane(), warp = gl_LocalInvocationID.y, groups = p.k / 32, part = gl_WorkGroupID.y;
+    uint out_tile = gl_WorkGroupID.x, slices = (groups + AHEAD - 1) / AHEAD; /* WARPS_K < slices <= 2 WARPS_K */
+    uint begin = (part * WARPS_K + warp) * AHEAD;
+    bool ends = warp == 0;
+    uvec4 w[AHEAD * 2], x[AHEAD];
+    End end;
+    WEIGHTS_AT;
+    WEIGHTS_MOVE(out_tile)
+    [[unroll]] for (uint u = AHEAD - IN_SHARED; u < AHEAD; u++) {
+        LOAD_WEIGHTS(min(begin + u, groups - 1), w, u * 2)
+    }
+    [[unroll]] for (uint u = 0; u < IN_SHARED; u++)
+        [[unroll]] for (uint i = 0; i < 2; i++)
+            others[OTHER(u, i)] = w[(AHEAD - IN_SHARED + u) * 2 + i];
+    [[unroll]] for (uint u = 0; u < AHEAD - IN_SHARED; u++) {
+        LOAD_WEIGHTS(min(begin + u, groups - 1), w, u * 2)
+    }
+    ROWS_AT(0)
+    chain_wait();
+    AWAIT_ROWS(AHEAD, min(begin + u, groups - 1), x)
+    vec4 acc[1] = vec4[1](vec4(0.0));
+    [[unroll]] for (uint u = 0; u < AHEAD; u++) {
+        if (begin + u >= groups) /* adds nothing */
+            x[u] = uvec4(0);
+        if (u >= AHEAD - IN_SHARED)
+            [[unroll]] for (uint i = 0; i < 2; i++)
+                w[u * 2 + i] = others[OTHER(u - (AHEAD - IN_SHARED), i)];
+        MULTIPLY(w, u * 2, x, u)
+    }
+    partial[warp * WARP + lane] = acc[0];
+    if (ends && part == 1) /* while the other workgroup's sums are on their way */
+        end = load_end(out_tile, 0);
+    barrier();
+    if (ends) {
+        vec4 total = vec4(0.0), sum[WARPS_K];
+        uint tries = 0, first = part * WARPS_K;
+        [[unroll]] for (uint s = 0; s < WARPS_K; s++)
+            sum[s] = partial[s * WARP + lane];
+        if (part == 1)
+            do
+                total = ComingF32x4s(p.half_sums).v[out_tile * WARP + lane];
+            while (unwritten(total) && chain_again(tries));
+        [[unroll]] for (uint s = 0; s < WARPS_K; s++)
+            if (first + s < slices)
+                total += sum[s];
+        if (part == 1) {
+            write_tile(out_tile, 0, total, end);
+        } else {
+            [[unroll]] for (uint e = 0; e < 4; e++)
+                total[e] = in_band(total[e]);
+            FreshF32x4s(p.half_sums).v[out_tile * WARP + lane] = total;
+            FreshUnits(p.half_clear).v[out_tile * WARP + lane] = uvec4(UNWRITTEN);
+        }
+    }
+    chain_done();
+}
+#endif
+
 void main()
 {
+#ifndef NO_HALVES
+    if (SPLIT) {
+        halves();
+        return;
+    }
+#endif
 #ifdef WEIGHT_BYTES
     stream();
 #else

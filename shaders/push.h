@@ -62,6 +62,9 @@
 
 /* Filled in by gpu_dispatch(): the chain's state (0: none), and the count to wait for. See chain.glsl. */
 #define PUSH_CHAIN ADDR(chain) U32(after)
+/* In band (chain.glsl): so many stages before the last one need not be waited for by count. A layer has one more, so
+ * who uses a place knows by count that the other place of its kind was cleared. */
+#define CHAIN_BEHIND 4
 
 /* How a sum over k is cut: its bits depend on it. Slices of so many groups of 32, the last one shorter. */
 #define MATRIX_MOST_SLICES 16
@@ -71,19 +74,28 @@
 
 /* out[r * out_stride + j] = sum_k a[r, k] * w[j, k] (+ bias) (+ residual) as PUSH_MATMUL, a: row tiles, w: weight tiles
  * or a quantized tensor. Gated: n outputs act(w[j] a) * (w'[j] a) as row tiles, w' = w_high from its row high_row on
- * (weight tiles: eight rows of w and eight of w' alternate); gelu: instead of silu. k a multiple of 32.
+ * (weight tiles: eight rows of w and eight of w' alternate). k a multiple of 32.
  * Rows are padded to what the variant takes.
- * norm (few rows, matrix_norms()): a is F32 rows [rows][k] instead, normalized on the way with weight norm and eps. */
+ * norm (few rows, matrix_norms()): a is F32 rows [rows][k] instead, normalized on the way with weight norm and eps.
+ * options: MATRIX_GELU instead of silu, and what of the input comes in band. clear (0: none): out's other place, which
+ * becomes UNWRITTEN. half_sums (matrix_splits(); 0: none), half_clear: the two places of sums on their way from one
+ * workgroup of a tile to the other, in band. */
 #define PUSH_MATRIX_MATMUL                                                                         \
-    ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR(norm) ADDR_OUT PUSH_CHAIN          \
-    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(gelu) F32(eps)
+    ADDR(a) ADDR(w) ADDR(w_high) ADDR(bias) ADDR(residual) ADDR(norm) ADDR_OUT ADDR(clear)         \
+    ADDR(half_sums) ADDR(half_clear) PUSH_CHAIN                                                    \
+    U32(rows) U32(n) U32(k) U32(out_stride) U32(high_row) U32(options) F32(eps)
+#define MATRIX_GELU 1u
+#define MATRIX_ADJACENT 2u
+#define MATRIX_A_IN_BAND 4u
+#define MATRIX_RESIDUAL_IN_BAND 8u
+#define MATRIX_REHEARSE 16u
 /* The projections to q, k and v with what follows them: bias, rotation (all of a head's dimensions), and the places of
  * PUSH_MATRIX_ROPE. w: weight tiles of all (n_head + 2 n_head_kv) * head_size rows, paired:
- * see PUSH_MATRIX_EXPAND. */
+ * see PUSH_MATRIX_EXPAND. options: MATRIX_ADJACENT, MATRIX_A_IN_BAND. */
 #define PUSH_MATRIX_QKV                                                                            \
     ADDR(a) ADDR(w) ADDR(bias) ADDR(norm) ADDR(q) ADDR(angles) ADDR(pos) ADDR(seq) ADDR(pages)     \
     ADDR(kv) PUSH_CHAIN F32(eps) U32(rows) U32(k) U32(n_head) U32(n_head_kv) U32(head_size)        \
-    U32(pages_stride) U32(page_bytes) U32(adjacent)
+    U32(pages_stride) U32(page_bytes) U32(options)
 /* out: weight tiles of n rows of a quantized tensor from first_row on. halves 2: rows fill tiles of 16; 1: eight rows
  * fill half `upper` of each tile. head_size (0: none): paired, that is each head's rows are put so that the two of a
  * rotation stand eight rows apart in a tile; adjacent: they are neighbours in the tensor. The same for byte tiles. */
@@ -101,10 +113,11 @@
     U32(adjacent)
 /* As PUSH_ATTENTION: q f16 rows, pages as PUSH_MATRIX_ROPE leaves them, out: row tiles.
  * tasks: struct attention_task, each a run of rows of one sequence at consecutive positions: the first row, how many,
- * the first one's position, and the row of the page table. */
+ * the first one's position, and the row of the page table. clear: as PUSH_MATRIX_MATMUL. options:
+ * MATRIX_REHEARSE (in a chain): once for nothing, into scratch, which is as large as out. */
 #define PUSH_MATRIX_ATTENTION                                                                      \
-    ADDR(q) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT PUSH_CHAIN                                    \
-    U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) F32(scale) F32(softcap)
+    ADDR(q) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT ADDR(clear) ADDR(scratch) PUSH_CHAIN          \
+    U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) U32(options) F32(scale) F32(softcap)
 #define MATRIX_CHUNK_TOKENS 64 /* two pages */
 
 /* x[i] = cap * tanh(x[i] / cap), i < count. (Gemma 2, arXiv 2408.00118) */

@@ -67,6 +67,9 @@ static struct engine *open_engine(struct engine_options o)
         exit(check_report());
     CHECK(engine_info(e)->matrix);
     CHECK_INT(engine_info(e)->tiles_bytes > 0, !o.no_tiles);
+    CHECK_INT(engine_info(e)->in_band_rows, o.no_tiles       ? 0
+                                            : tuning == NULL ? 8
+                                                             : tuning->in_band_rows);
     return e;
 }
 

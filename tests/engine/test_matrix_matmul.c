@@ -290,7 +290,7 @@ static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case 
                                    .out = out.address,
                                    .rows = count,
                                    .out_stride = c->stride,
-                                   .gelu = c->gelu};
+                                   .options = c->gelu ? MATRIX_GELU : 0};
     if (c->x != NULL)
         norm_case(b, m, c, &w, first, &p);
     CHECK_OK(matrix_prepare(m, &w, count, &why), why);

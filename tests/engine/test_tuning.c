@@ -31,8 +31,8 @@ int main(void)
     CHECK_INT(t.chain_rows, 0);
     CHECK_INT(t.norm_rows, 16);
     CHECK_INT(t.stream_rows, usual.stream_rows);
-    check_refused("", "expected one of chain_rows norm_rows");
-    check_refused("norm_rows=8,", "expected one of chain_rows norm_rows");
+    check_refused("", "expected one of chain_rows in_band_rows");
+    check_refused("norm_rows=8,", "expected one of chain_rows in_band_rows");
     check_refused("norm=8", "--set norm=8: no tunable of that name");
     check_refused("norm_rows_=8", "no tunable of that name");
     check_refused("chain_rows=5,norm_rows",
