@@ -192,7 +192,7 @@ static void attention(struct engine *e, const struct layer_weights *l, const str
     const struct model *m = e->model;
     uint64_t step = e->step_input, scratch = e->in_band.address + e->in_band_layout.scratch;
     bool rehearses = e->tuning.rehearse != 0 && e->in_band.address != 0 &&
-                     e->tasks_few <= REHEARSE_ROWS &&
+                     e->plan.rows_count <= REHEARSE_ROWS && /* a task's row may be any of them */
                      e->tasks_few * m->n_head_kv <= REHEARSE_GROUPS;
     struct push_matrix_attention att = {.q = e->q.address,
                                         .pages = step + e->layout.pages,

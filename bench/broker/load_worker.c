@@ -167,6 +167,10 @@ int load_worker(const struct load_options *o)
     w.timer.data = w.term.data = &w;
     uv_timer_start(&w.timer, on_timer, 1000, 1000);
     uv_signal_start(&w.term, on_term, SIGTERM);
+    sigset_t term; /* run.py holds it back until here */
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    pthread_sigmask(SIG_UNBLOCK, &term, NULL);
     say_hello(&w);
     uv_run(&w.loop, UV_RUN_DEFAULT);
     uv_loop_close(&w.loop);

@@ -129,8 +129,12 @@ class Bench:
         return broker
 
     def start_workers(self):
+        # with SIGTERM held back until they handle it: what others did alone may be over before one has begun
+        def hold():
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         return [self.start(self.load, "worker", "--connect", self.connect, "--name", f"w{i}", "--credit",
-                           str(self.args.credit), "--damage", str(self.args.damage), stdout=subprocess.PIPE)
+                           str(self.args.credit), "--damage", str(self.args.damage), stdout=subprocess.PIPE,
+                           preexec_fn=hold)
                 for i in range(WORKERS)]
 
     def stop_workers(self, workers):
