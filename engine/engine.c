@@ -220,6 +220,8 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r != ERR_OK)
         goto fail;
     e->info.device = *gpu_info(e->gpu);
+    if (o->tuning == NULL && e->info.device.software)
+        e->tuning.split_rows = 0; /* its workgroups need not run at the same time */
     r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
     if (r != ERR_OK)
         goto fail;

@@ -82,7 +82,7 @@ struct in_band_layout {
     uint64_t attn, ff;     /* f16 row tiles [IN_BAND_ROWS][n_head * head_size], [n_ff] */
     uint64_t half;         /* matrix_half_bytes(n_embd) */
     uint64_t turn_bytes;
-    uint64_t scratch; /* behind both turns: f16 row tiles [REHEARSE_ROWS][n_head * head_size] */
+    uint64_t scratch; /* behind both turns, attention's: as attn, of REHEARSE_ROWS */
     uint64_t total;
 };
 enum { IN_BAND_ROWS = 8, REHEARSE_ROWS = 16 };
@@ -175,7 +175,7 @@ struct engine {
     /* Matrix family: f16 row tiles [max_rows][n_embd], [n_head * head_size], [n_ff]; q as f16 rows.
      */
     struct gpu_buffer embd_tiles, attn_tiles, ff_tiles, q;
-    struct gpu_buffer in_band; /* UNWRITTEN between steps: two turns of in_band_layout */
+    struct gpu_buffer in_band; /* two turns of in_band_layout, and scratch */
     struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
     struct gpu_buffer logits;                        /* [max_logit_rows][n_vocab] */
     struct gpu_buffer sample_scratch;                /* kernel_sample()'s, zeros between steps */

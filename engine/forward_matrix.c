@@ -4,6 +4,10 @@
 #include "base/size.h"
 #include "engine/engine_impl.h"
 
+/* In band a stage waits by count for what its layer's attention waited for, the projections, which
+ * are so many stages behind the one before it (shaders/chain.glsl). */
+enum { QKV_BEHIND = 4, OUTPUT_BEHIND = 1, GATE_UP_BEHIND = 2, DOWN_BEHIND = 3 };
+
 /* Attention rehearses where it has so few workgroups that others of their kind do not warm caches
  * for them. */
 enum { REHEARSE_GROUPS = 32 };
@@ -57,6 +61,7 @@ static bool layer_in_band(const struct engine *e, const struct layer_weights *l,
     const struct layer_matrices *x = &l->matrix;
     const struct matrix *m = e->matrix;
     return x->qkv.paired && matrix_norms(m, &x->qkv, rows) && matrix_norms(m, &x->gate_up, rows) &&
+           matrix_in_band(m, &x->qkv, rows) && matrix_in_band(m, &x->gate_up, rows) &&
            matrix_in_band(m, &x->attn_output, rows) && matrix_in_band(m, &x->down, rows) &&
            l->attn_post_norm.address == 0 && l->ffn_post_norm.address == 0;
 }
@@ -64,7 +69,8 @@ static bool layer_in_band(const struct engine *e, const struct layer_weights *l,
 void forward_matrix_init(struct engine *e)
 {
     uint32_t n = e->model->n_layer, rows = 0;
-    bool all = e->matrix != NULL && e->info.chains && e->in_band.address != 0 && n % 2 == 0;
+    bool all =
+        e->matrix != NULL && e->info.chains && e->in_band_layout.turn_bytes != 0 && n % 2 == 0;
     while (all && rows < e->tuning.in_band_rows && rows < IN_BAND_ROWS &&
            rows < e->tuning.chain_rows) {
         for (uint32_t i = 0; i < n && all; i++)
@@ -182,6 +188,7 @@ static void project_and_rotate(struct engine *e, const struct layer_weights *l,
                                 .page_bytes = e->page_bytes,
                                 .options =
                                     at->x_in_band | (m->rope_pairs_adjacent ? MATRIX_ADJACENT : 0)};
+    gpu_chain_behind(e->gpu, at->x_in_band != 0 ? QKV_BEHIND : 0);
     matrix_qkv(e->matrix, &p, &l->matrix.qkv);
     forward_stage(e, "qkv");
 }
@@ -253,6 +260,7 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, const 
                                        .clear = at->clear[FF],
                                        .rows = rows,
                                        .options = at->in_band | activation_of(e)};
+        gpu_chain_behind(e->gpu, at->in_band != 0 ? GATE_UP_BEHIND : 0);
         matrix_matmul(e->matrix, &p, &x->gate_up);
         forward_stage(e, "gate_up");
     } else { /* two types, and no room for tiles */
@@ -275,6 +283,7 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, const 
         down.half_sums = at->at[HALF];
         down.half_clear = at->clear[HALF];
     }
+    gpu_chain_behind(e->gpu, at->in_band != 0 ? DOWN_BEHIND : 0);
     add_to_stream(e, &x->down, NULL, &down, &l->ffn_post_norm, "ffn_down");
 }
 
@@ -297,6 +306,7 @@ void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint3
         .clear = at.clear[X_MID],
         .rows = rows,
         .options = at.in_band | (at.x_in_band != 0 ? MATRIX_RESIDUAL_IN_BAND : 0)};
+    gpu_chain_behind(e->gpu, at.in_band != 0 ? OUTPUT_BEHIND : 0);
     add_to_stream(e, &l->matrix.attn_output, &l->attn_output_bias, &output, &l->attn_post_norm,
                   "attn_output");
     if (e->model->n_expert > 0) {
@@ -329,10 +339,11 @@ void forward_matrix_plan(struct engine *e, char *host)
     for (int few = 1; few >= 0; few--) { /* single rows, then runs */
         for (uint32_t r = 0, run; r < e->plan.rows_count; r += run) {
             const struct step_row *row = &e->plan.rows[r];
-            e->tasks_keys = (uint32_t)max_u64(e->tasks_keys, row->position + 1);
             run = 1;
             while (r + run < e->plan.rows_count && row[run].seq == row->seq)
                 run++;
+            if (few && run == 1)
+                e->tasks_keys = (uint32_t)max_u64(e->tasks_keys, row->position + 1);
             for (uint32_t i = 0; i < run && few == (run == 1); i += most)
                 tasks[count++] = (struct attention_task){r + i, (uint32_t)min_u64(most, run - i),
                                                          row[i].position, seq[r]};

@@ -156,8 +156,8 @@ void gpu_barrier(struct gpu *g);
  * are few: a barrier costs more than the work of a small dispatch. Without gpu_chain_create():
  * nothing. */
 void gpu_chain(struct gpu *g, bool on);
-/* What is dispatched from here on waits so for what was before the last barrier but `stages` alone,
- * since it sees by itself when the rest has come: at most GPU_MOST_BEHIND. gpu_begin(): 0. */
+/* The next dispatch waits so for what was before the last barrier but `stages` alone, since it sees
+ * by itself when the rest has come: at most GPU_MOST_BEHIND. */
 enum { GPU_MOST_BEHIND = 4 };
 void gpu_chain_behind(struct gpu *g, uint32_t stages);
 void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset,

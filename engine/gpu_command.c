@@ -157,6 +157,7 @@ void gpu_dispatch(struct gpu *g, struct gpu_pipeline *p, const void *push, uint3
         vkCmdPushConstants(current(g)->commands, p->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0,
                            p->push_bytes, push);
     vkCmdDispatch(current(g)->commands, x, y, z);
+    g->chain_behind = 0;
     if (chained)
         g->chain_count += x * y * z;
     g->plain_open |= !chained;

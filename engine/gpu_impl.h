@@ -106,7 +106,7 @@ struct gpu {
     uint32_t chain_count; /* workgroups of chains so far; wraps */
     uint32_t chain_after[GPU_MOST_BEHIND + 1]; /* of them, before the last barrier asked for, the
                                                   last but one, ... */
-    uint32_t chain_behind;                     /* which of those is waited for */
+    uint32_t chain_behind;                     /* which of those the next dispatch waits for */
     uint32_t chain_begin;                      /* of them, before this submission */
     bool plain_open; /* a dispatch that is in no chain, and no barrier of the device since */
 

@@ -18,7 +18,6 @@ PUSH_FITS(matrix_expand);
 PUSH_FITS(matrix_rows);
 PUSH_FITS(matrix_rope);
 PUSH_FITS(matrix_attention);
-static_assert(CHAIN_BEHIND <= GPU_MOST_BEHIND, "what the shaders count on");
 static_assert(sizeof(struct attention_task) == 16, "the shader reads it as four words");
 
 struct code {
@@ -138,9 +137,9 @@ struct matrix {
     struct gpu_pipeline *attention[ATTENTIONS];
     struct gpu_pipeline *rows, *rope;
     struct gpu_pipeline *expand[TYPES][MATRIX_FORMS];
-    struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2];       /* gated, normed */
-    struct gpu_pipeline *split[SOURCES][SPLIT_MOST_UNROLL + 1]; /* by unroll */
-    struct gpu_pipelines wanted;                                /* of the above, not created yet */
+    struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2]; /* gated, normed */
+    struct gpu_pipeline *split[SPLIT_MOST_UNROLL + 1];    /* of tiles, by unroll */
+    struct gpu_pipelines wanted;                          /* of the above, not created yet */
     char hash[33];
 };
 
@@ -351,18 +350,15 @@ static void grid(const struct matrix *m, const struct variant *v, const struct m
  * tensor too large for it they share weights instead, outputs being the grid's z: each is then read
  * from memory once. */
 static void dispatch(struct matrix *m, struct gpu_pipeline *pipeline, const void *push,
-                     const struct variant *v, const struct matrix_weight *w, uint32_t rows,
-                     uint32_t options)
+                     const struct variant *v, const struct matrix_weight *w, uint32_t rows)
 {
     uint32_t row_groups, output_groups;
     grid(m, v, w, rows, &row_groups, &output_groups);
     uint64_t bytes = matrix_tiles_bytes((uint64_t)output_tiles(w) * 16, w->cols);
-    gpu_chain_behind(m->gpu, (options & MATRIX_A_IN_BAND) != 0 ? CHAIN_BEHIND : 0);
     if (!v->stream && bytes > m->near_bytes && row_groups > 1 && output_groups > 1)
         gpu_dispatch(m->gpu, pipeline, push, row_groups, 1, output_groups);
     else
         gpu_dispatch(m->gpu, pipeline, push, output_groups, row_groups, 1);
-    gpu_chain_behind(m->gpu, 0);
 }
 
 /* Others read their rows through caches that a chain would not refresh. */
@@ -457,14 +453,20 @@ static uint32_t slice_groups_of(uint32_t cols)
     return slice_groups;
 }
 
+static uint32_t split_shared_bytes(const struct matrix *m, uint32_t slice_groups)
+{
+    uint32_t sums = SPLIT_WARPS * 32 * 16, weights = SPLIT_WARPS * (slice_groups / 2) * 2 * 32 * 16;
+    return sums + weights + (m->emulated ? SPLIT_WARPS * 32 * 24 : 0) + 256;
+}
+
 bool matrix_splits(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     uint32_t slices, slice_groups;
     matrix_slices(w->cols, &slices, &slice_groups);
-    bool readable = w->tiles != 0 || w->address != 0;
-    return m->forced < 0 && m->tuning.split_rows >= rows && rows <= 8 && readable && !w->gated &&
-           !w->paired && slices > SPLIT_WARPS && slices <= 2 * SPLIT_WARPS &&
-           slice_groups <= SPLIT_MOST_UNROLL;
+    return m->forced < 0 && w->in_band && w->tiles != 0 && rows <= m->tuning.split_rows &&
+           rows <= m->tuning.in_band_rows && slices > SPLIT_WARPS && slices <= 2 * SPLIT_WARPS &&
+           slice_groups <= SPLIT_MOST_UNROLL &&
+           split_shared_bytes(m, slice_groups) <= gpu_info(m->gpu)->shared_bytes;
 }
 
 uint64_t matrix_half_bytes(uint32_t outputs)
@@ -518,11 +520,10 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
 
 static enum err prepare_split(struct matrix *m, const struct matrix_weight *w, struct err_msg *why)
 {
-    size_t source = w->tiles != 0 ? TILES : source_of(w->type);
     uint32_t unroll = slice_groups_of(w->cols);
     const uint32_t spec[] = {SPLIT_WARPS, 1, 1, 1, 1, SPLIT_WARPS, unroll, false, 0, false, true};
-    return want(m, "matrix_matmul", code_for(m, source), CHAINED(matrix_matmul), spec,
-                ARRAY_LEN(spec), &m->split[source][unroll], why);
+    return want(m, "matrix_matmul", code_for(m, TILES), CHAINED(matrix_matmul), spec,
+                ARRAY_LEN(spec), &m->split[unroll], why);
 }
 
 enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_t max_rows,
@@ -564,16 +565,13 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
     struct gpu_pipeline *pipeline = m->matmul[source][i][w->gated][p->norm != 0];
     if (p->half_sums != 0) {
         assert(matrix_splits(m, w, p->rows));
-        source = w->tiles != 0 ? TILES : source_of(w->type);
-        pipeline = m->split[source][slice_groups_of(w->cols)];
-        q.w = address_for(w, source);
-        gpu_chain_behind(m->gpu, CHAIN_BEHIND);
+        pipeline = m->split[slice_groups_of(w->cols)];
+        q.w = w->tiles;
         gpu_dispatch(m->gpu, pipeline, &q, output_tiles(w), 2, 1);
-        gpu_chain_behind(m->gpu, 0);
         return;
     }
     assert(pipeline != NULL);
-    dispatch(m, pipeline, &q, &variants[i], w, p->rows, p->options);
+    dispatch(m, pipeline, &q, &variants[i], w, p->rows);
 }
 
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w)
@@ -584,7 +582,7 @@ void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct 
     assert(w->paired && pipeline != NULL);
     q.w = address_for(w, source);
     q.k = w->cols;
-    dispatch(m, pipeline, &q, &variants[i], w, p->rows, p->options);
+    dispatch(m, pipeline, &q, &variants[i], w, p->rows);
 }
 
 /* ---- the rest ---- */

@@ -33,7 +33,8 @@ struct matrix_weight {
     enum tensor_type type;
     uint32_t rows, cols;
     bool gated;
-    bool paired; /* tiles for matrix_qkv() */
+    bool paired;  /* tiles for matrix_qkv() */
+    bool in_band; /* ffn_down's: see matrix_splits() */
 };
 
 struct matrix;

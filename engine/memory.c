@@ -97,15 +97,18 @@ static void lay_out_in_band(struct engine *e)
     struct in_band_layout *l = &e->in_band_layout;
     uint64_t f32 = IN_BAND_ROWS * sizeof(float), f16 = IN_BAND_ROWS * sizeof(uint16_t);
     *l = (struct in_band_layout){0};
-    if (!memory_uses_matrix(e) || m->n_expert > 0 || e->tuning.in_band_rows == 0)
+    if (!memory_uses_matrix(e))
         return;
-    l->x_mid = take(&l->turn_bytes, f32 * m->n_embd);
-    l->x_out = take(&l->turn_bytes, f32 * m->n_embd);
-    l->attn = take(&l->turn_bytes, f16 * m->n_head * m->head_size);
-    l->ff = take(&l->turn_bytes, f16 * m->n_ff);
-    l->half = take(&l->turn_bytes, matrix_half_bytes(m->n_embd));
+    if (m->n_expert == 0 && e->tuning.in_band_rows > 0) {
+        l->x_mid = take(&l->turn_bytes, f32 * m->n_embd);
+        l->x_out = take(&l->turn_bytes, f32 * m->n_embd);
+        l->attn = take(&l->turn_bytes, f16 * m->n_head * m->head_size);
+        l->ff = take(&l->turn_bytes, f16 * m->n_ff);
+        l->half = take(&l->turn_bytes, matrix_half_bytes(m->n_embd));
+    }
     l->scratch = l->total = 2 * l->turn_bytes;
-    take(&l->total, REHEARSE_ROWS * sizeof(uint16_t) * m->n_head * m->head_size);
+    if (e->tuning.rehearse != 0)
+        take(&l->total, REHEARSE_ROWS * sizeof(uint16_t) * m->n_head * m->head_size);
 }
 
 void memory_size_step(struct engine *e)

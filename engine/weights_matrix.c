@@ -63,6 +63,7 @@ static void describe(struct layer_weights *l, const struct model *m)
     if (m->n_expert > 0)
         return;
     x->down = plain(&l->ffn_down);
+    x->down.in_band = true;
     x->gate_up = (struct matrix_weight){.rows = m->n_ff, .cols = m->n_embd, .gated = true};
     if (l->ffn_gate_up.rows > 0) {
         x->gate_up.address = x->gate_up.high_address = l->ffn_gate_up.address;

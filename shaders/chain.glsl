@@ -6,15 +6,20 @@
  * In band: of few rows the values themselves tell that they are there, so that a result is on its way to who needs it
  * without the fence, the count and the look at the count. Until it is written a place is UNWRITTEN, which no result is;
  * who reads it looks again until it is not. There are two of each such place, in turn: who writes one of them makes the
- * other UNWRITTEN, since all its readers are through: they are what its own input was made from. The count is waited
- * for all the same, but that of CHAIN_BEHIND stages before the last one (push.h), so the other place is known to be
- * UNWRITTEN before anybody writes or reads it, and no time is lost. */
+ * other UNWRITTEN, since all its readers are through: they are what its own input was made from. A count is waited for
+ * all the same: what the layer's attention, which is not in band, waited for (engine/forward_matrix.c). Nothing from
+ * that attention on can have counted before all that came before it was done, so the count says that, and so that what
+ * the layer before cleared is UNWRITTEN. It was reached before the values can be there: no time is lost. */
 #ifndef OCTO_CHAIN_GLSL
 #define OCTO_CHAIN_GLSL
 
 #extension GL_KHR_memory_scope_semantics : require
 
+#ifdef MATRIX_EMULATED
+#define CHAIN_TRIES (1u << 24) /* of a software device, whose threads may be kept waiting */
+#else
 #define CHAIN_TRIES (1u << 20)
+#endif
 #define UNWRITTEN 0xffffffffu /* as halves: 0xffff; both NaN */
 #define BUFFERS gl_StorageSemanticsBuffer
 

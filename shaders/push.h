@@ -62,9 +62,6 @@
 
 /* Filled in by gpu_dispatch(): the chain's state (0: none), and the count to wait for. See chain.glsl. */
 #define PUSH_CHAIN ADDR(chain) U32(after)
-/* In band (chain.glsl): so many stages before the last one need not be waited for by count. A layer has one more, so
- * who uses a place knows by count that the other place of its kind was cleared. */
-#define CHAIN_BEHIND 4
 
 /* How a sum over k is cut: its bits depend on it. Slices of so many groups of 32, the last one shorter. */
 #define MATRIX_MOST_SLICES 16
@@ -114,7 +111,7 @@
 /* As PUSH_ATTENTION: q f16 rows, pages as PUSH_MATRIX_ROPE leaves them, out: row tiles.
  * tasks: struct attention_task, each a run of rows of one sequence at consecutive positions: the first row, how many,
  * the first one's position, and the row of the page table. clear: as PUSH_MATRIX_MATMUL. options:
- * MATRIX_REHEARSE (in a chain): once for nothing, into scratch, which is as large as out. */
+ * MATRIX_REHEARSE (in a chain): once for nothing, into scratch, which has room for all rows of the step. */
 #define PUSH_MATRIX_ATTENTION                                                                      \
     ADDR(q) ADDR(pages) ADDR(kv) ADDR(tasks) ADDR_OUT ADDR(clear) ADDR(scratch) PUSH_CHAIN          \
     U32(n_head) U32(n_head_kv) U32(pages_stride) U32(page_bytes) U32(window) U32(options) F32(scale) F32(softcap)

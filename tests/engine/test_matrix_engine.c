@@ -203,9 +203,13 @@ static void test_numbers(struct engine *e)
     close_engine(&e);
 }
 
-/* All tunables at their other ends: other ways to the same tokens. */
+/* All tunables at their other ends, and long sums by two workgroups a tile, which software devices
+ * are asked for: other ways to the same tokens. */
 static void test_tuned(void)
 {
+    struct tuning defaults = tuning_defaults();
+    tuning = &defaults;
+    test_numbers(open_engine((struct engine_options){.max_seqs = 3, .no_prefix_cache = true}));
     static const struct tuning ends = {.byte_tiles_mib = 65536, .sample_parts = 1};
     tuning = &ends;
     test_numbers(open_engine((struct engine_options){
