@@ -211,7 +211,6 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     e->model = m;
     e->options = *o;
     e->options.tuning = NULL;
-    e->tuning = o->tuning != NULL ? *o->tuning : tuning_defaults();
     struct gpu_options gpu = {.device_index = o->device_index,
                               .validate = o->validate,
                               .cache_dir = o->cache_dir,
@@ -220,8 +219,7 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r != ERR_OK)
         goto fail;
     e->info.device = *gpu_info(e->gpu);
-    if (o->tuning == NULL && e->info.device.software)
-        e->tuning.split_rows = 0; /* its workgroups need not run at the same time */
+    e->tuning = memory_tuning(o, e->info.device.software);
     r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
     if (r != ERR_OK)
         goto fail;

@@ -214,6 +214,8 @@ struct engine_buffer {
     uint64_t bytes; /* 0: not needed */
     const char *what;
 };
+/* What the options ask for, or what suits the device. */
+struct tuning memory_tuning(const struct engine_options *o, bool software);
 /* Whether the matrix family runs this model on this device. */
 bool memory_uses_matrix(const struct engine *e);
 /* Of that, in which forms weights are kept beside what the file has: those that fit beside

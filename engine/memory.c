@@ -37,6 +37,15 @@ bool memory_uses_matrix(const struct engine *e)
            m->n_head / m->n_head_kv <= 64;
 }
 
+struct tuning memory_tuning(const struct engine_options *o, bool software)
+{
+    struct tuning t = o->tuning != NULL ? *o->tuning : tuning_defaults();
+    if (o->tuning == NULL &&
+        software) /* where nothing waits, and workgroups need not run together */
+        t.in_band_rows = t.split_rows = t.rehearse = 0;
+    return t;
+}
+
 static void choose_batch(struct engine *e)
 {
     const struct engine_options *o = &e->options;
@@ -292,7 +301,7 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
 {
     struct engine e = {.model = m,
                        .options = *o,
-                       .tuning = o->tuning != NULL ? *o->tuning : tuning_defaults(),
+                       .tuning = memory_tuning(o, device->software),
                        .info.device = *device};
     struct engine_memory plan = {.free_bytes = free_bytes};
     uint32_t pages = 0;
