@@ -37,11 +37,11 @@ bool memory_uses_matrix(const struct engine *e)
            m->n_head / m->n_head_kv <= 64;
 }
 
+/* On a software device nothing waits, and workgroups need not run together. */
 struct tuning memory_tuning(const struct engine_options *o, bool software)
 {
     struct tuning t = o->tuning != NULL ? *o->tuning : tuning_defaults();
-    if (o->tuning == NULL &&
-        software) /* where nothing waits, and workgroups need not run together */
+    if (o->tuning == NULL && software)
         t.in_band_rows = t.split_rows = t.rehearse = 0;
     return t;
 }

@@ -277,29 +277,29 @@ void main()
         [[unroll]] for (uint j = 0; j < TN; j++)
             [[unroll]] for (uint e = 0; e < 2; e++)
                 total_sum[j][2 + e] = column_sum(total_sum[j][2 + e]);
-    [[unroll]] for (uint j = 0; j < TN; j++)
-        [[unroll]] for (uint e = 0; e < 2; e++) {
-            uint column = first_column + j * 8 + 2 * q + e;
-            if (column >= columns)
-                continue;
-            uint row = task.x + column / share, at = (kv_head * share + column % share) * HEAD_SIZE;
-            [[unroll]] for (uint d = 0; d < DIM_TILES; d++) {
-                if ((j * DIM_TILES + d) % WARPS_K != warp_k)
+        [[unroll]] for (uint j = 0; j < TN; j++)
+            [[unroll]] for (uint e = 0; e < 2; e++) {
+                uint column = first_column + j * 8 + 2 * q + e;
+                if (column >= columns)
                     continue;
-                precise float x = total[j * DIM_TILES + d][e] / total_sum[j][2 + e];
-                precise float y = total[j * DIM_TILES + d][e + 2] / total_sum[j][2 + e];
-                uint64_t low = tile_place(row, at + d * 16 + g, groups) * 2;
-                uint64_t high = tile_place(row, at + d * 16 + 8 + g, groups) * 2;
-                if (p.clear != 0) {
-                    x = in_band(x);
-                    y = in_band(y);
-                    FreshU16s(clear + low).v[0] = uint16_t(UNWRITTEN);
-                    FreshU16s(clear + high).v[0] = uint16_t(UNWRITTEN);
+                uint row = task.x + column / share, at = (kv_head * share + column % share) * HEAD_SIZE;
+                [[unroll]] for (uint d = 0; d < DIM_TILES; d++) {
+                    if ((j * DIM_TILES + d) % WARPS_K != warp_k)
+                        continue;
+                    precise float x = total[j * DIM_TILES + d][e] / total_sum[j][2 + e];
+                    precise float y = total[j * DIM_TILES + d][e + 2] / total_sum[j][2 + e];
+                    uint64_t low = tile_place(row, at + d * 16 + g, groups) * 2;
+                    uint64_t high = tile_place(row, at + d * 16 + 8 + g, groups) * 2;
+                    if (p.clear != 0) {
+                        x = in_band(x);
+                        y = in_band(y);
+                        FreshU16s(clear + low).v[0] = uint16_t(UNWRITTEN);
+                        FreshU16s(clear + high).v[0] = uint16_t(UNWRITTEN);
+                    }
+                    FreshF16s(out_ + low).v[0] = to_half(x);
+                    FreshF16s(out_ + high).v[0] = to_half(y);
                 }
-                FreshF16s(out_ + low).v[0] = to_half(x);
-                FreshF16s(out_ + high).v[0] = to_half(y);
             }
-        }
     }
     chain_done();
 }

@@ -20,8 +20,8 @@ layout(constant_id = 5) const uint WARPS_K = 8;
 layout(constant_id = 6) const uint UNROLL = 4; /* groups loaded at a time; 0: one ahead of the products */
 layout(constant_id = 7) const bool GATED = false;
 layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normed here; k / 32. TN <= 2, WARPS_N 1 */
-layout(constant_id = 10) const bool SPLIT = false; /* halves(); UNROLL: groups of a slice */
 layout(constant_id = 9) const bool STREAM = false; /* UNROLL: groups of a slice; slices <= WARPS_K; TN <= WARPS_K */
+layout(constant_id = 10) const bool SPLIT = false; /* halves(); UNROLL: groups of a slice */
 #ifdef QKV
 layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
 uint outputs()

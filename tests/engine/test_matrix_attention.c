@@ -115,8 +115,8 @@ static uint16_t *run_in(struct bed *b, struct matrix *m, const struct setup *u,
                                       .softcap = u->s.softcap};
     bed_begin(b);
     gpu_chain(b->gpu, chained);
-    matrix_attention(m, &p, count, few,
-                     count % 2 == 0 ? 1 : UINT32_MAX); /* as many warps or fewer */
+    uint32_t keys = count % 2 == 0 ? 1 : UINT32_MAX; /* fewer warps, or more */
+    matrix_attention(m, &p, count, few, keys);
     bed_run(b);
     gpu_chain(b->gpu, false);
     bed_check(b);
