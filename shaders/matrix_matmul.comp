@@ -624,6 +624,10 @@ void halves()
             do
                 total = ComingF32x4s(p.half_sums).v[out_tile * WARP + lane];
             while (unwritten(total) && chain_again(tries));
+#ifdef MATRIX_EMULATED /* llvmpipe loses what a lane saw before its neighbours did */
+        if (part == 1)
+            total = ComingF32x4s(p.half_sums).v[out_tile * WARP + lane];
+#endif
         [[unroll]] for (uint s = 0; s < WARPS_K; s++)
             if (first + s < slices)
                 total += sum[s];
