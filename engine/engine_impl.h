@@ -79,7 +79,8 @@ struct step_layout {
  * one of two places, in turn. Offsets in a place, in bytes. */
 struct in_band_layout {
     uint64_t x_mid, x_out; /* F32 [IN_BAND_ROWS][n_embd]: behind attention, behind the layer */
-    uint64_t attn, ff;     /* f16 row tiles [IN_BAND_ROWS][n_head * head_size], [n_ff] */
+    uint64_t norm;         /* f16 row tiles [IN_BAND_ROWS][n_embd]: x_mid, normed */
+    uint64_t attn, ff;     /* the same of [n_head * head_size], [n_ff] */
     uint64_t half;         /* matrix_half_bytes(n_embd) */
     uint64_t turn_bytes;
     uint64_t scratch; /* behind both turns, attention's: as attn, of REHEARSE_ROWS */
@@ -179,6 +180,7 @@ struct engine {
     struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
     struct gpu_buffer logits;                        /* [max_logit_rows][n_vocab] */
     struct gpu_buffer sample_scratch;                /* kernel_sample()'s, zeros between steps */
+    struct gpu_buffer bests;                         /* of few rows of logits: matrix_bests() */
     struct gpu_buffer tokens_device, tokens_host[2]; /* uint [max_rows]: sampled ids */
     struct gpu_buffer logprobs_device, logprobs_host[2]; /* struct logprob_row [max_rows] */
     struct gpu_buffer logits_host; /* only with logits_fn: [max_rows][n_vocab] */
@@ -198,6 +200,7 @@ struct engine {
     uint32_t logit_rows;            /* of it */
     uint32_t edits_count;           /* written for it */
     uint32_t draw_rows;             /* of logit_rows: not greedy */
+    uint32_t filter_rows;           /* of logit_rows: for which kernel_sample() is not plain */
     uint32_t logprob_rows;          /* of logit_rows */
     uint32_t tasks_few, tasks_many; /* attention's, few first */
     uint32_t tasks_keys;            /* the most that one of the few looks at */
@@ -287,6 +290,7 @@ void forward_matrix_init(struct engine *e);
 void forward_matrix_plan(struct engine *e, char *host);
 void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows);
 /* logits of `count` rows of x, those that step input `idx` lists. */
-void forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count);
+/* Returns of how many bests each row has now in engine.bests; 0: none. */
+uint32_t forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count);
 
 #endif

@@ -235,9 +235,10 @@ void forward_mixture_of_experts(struct engine *e, const struct layer_weights *l,
     forward_stage(e, "combine");
 }
 
-/* Token ids and log-probabilities of `count` rows of logits. Log-probabilities are those of the
+/* Token ids and log-probabilities of `count` rows of logits, of which the head left so many bests
+ * each. Log-probabilities are those of the
  * logits as they came from the model: what bias and penalties changed is put back before. */
-static void sample(struct engine *e, uint32_t first, uint32_t count)
+static void sample(struct engine *e, uint32_t first, uint32_t count, uint32_t bests)
 {
     uint64_t step = e->step_input;
     struct push_sample draw = {.logits = e->logits.address,
@@ -246,6 +247,8 @@ static void sample(struct engine *e, uint32_t first, uint32_t count)
                                .banned = step + e->layout.banned,
                                .out = e->tokens_device.address + first * sizeof(uint32_t),
                                .scratch = e->sample_scratch.address,
+                               .bests = e->bests.address,
+                               .bests_count = bests,
                                .rows = count,
                                .n_vocab = e->model->n_vocab};
     struct push_edit_logits edit = {.logits = draw.logits,
@@ -257,7 +260,7 @@ static void sample(struct engine *e, uint32_t first, uint32_t count)
         kernel_edit_logits(e->kernels, &edit);
         forward_stage(e, "sample");
     }
-    kernel_sample(e->kernels, &draw, e->draw_rows > 0);
+    kernel_sample(e->kernels, &draw, e->draw_rows > 0, e->filter_rows == 0);
     if (e->logprob_rows == 0)
         return;
     forward_stage(e, "sample");
@@ -284,8 +287,9 @@ static void head(struct engine *e)
     for (uint32_t first = 0; first < e->logit_rows; first += e->max_logit_rows) {
         uint32_t count = (uint32_t)min_u64(e->max_logit_rows, e->logit_rows - first);
         uint64_t idx = step + e->layout.logit_idx + first * sizeof(uint32_t);
+        uint32_t bests = 0;
         if (e->matrix != NULL) {
-            forward_matrix_logits(e, idx, count);
+            bests = forward_matrix_logits(e, idx, count);
         } else {
             forward_rmsnorm(e, e->x.address, &e->weights.output_norm, idx, 0, e->normed.address,
                             count);
@@ -305,7 +309,7 @@ static void head(struct engine *e)
             gpu_copy(e->gpu, &e->logits, 0, &e->logits_host, first * row_bytes, count * row_bytes);
             forward_stage(e, "sample");
         }
-        sample(e, first, count);
+        sample(e, first, count, bests);
         forward_stage(e, "sample");
     }
 }

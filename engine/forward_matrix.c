@@ -4,9 +4,11 @@
 #include "base/size.h"
 #include "engine/engine_impl.h"
 
-/* In band a stage waits by count for what its layer's attention waited for, the projections, which
- * are so many stages behind the one before it (shaders/chain.glsl). */
-enum { QKV_BEHIND = 4, OUTPUT_BEHIND = 1, GATE_UP_BEHIND = 2, DOWN_BEHIND = 3 };
+/* In band a stage waits by count at least for what its layer's attention waited for, the
+ * projections (shaders/chain.glsl). So many stages lie between: qkv, attention, attn_output, norm,
+ * gate_up, ffn_down. gate_up waits for attn_output: its many workgroups would look for rows all the
+ * time that attention takes, and slow it down (bench/NOTES.md). */
+enum { QKV_BEHIND = 5, OUTPUT_BEHIND = 1, NORM_BEHIND = 2, GATE_UP_BEHIND = 1, DOWN_BEHIND = 4 };
 
 /* Attention rehearses where it has so few workgroups that others of their kind do not warm caches
  * for them. */
@@ -14,7 +16,7 @@ enum { REHEARSE_GROUPS = 32 };
 
 /* What a layer's kernels leave for the next one: x behind attention and behind the layer, and row
  * tiles. */
-enum place { X_MID, X_OUT, ATTN, FF, HALF, PLACES };
+enum place { X_MID, X_OUT, NORM, ATTN, FF, HALF, PLACES };
 
 /* Usually there is one of each, and x is changed in place. In band it is one of two in turn, and
  * who writes it clears the other (shaders/chain.glsl). */
@@ -27,16 +29,15 @@ struct places {
 static struct places places_of(const struct engine *e, const struct layer_weights *l)
 {
     const struct in_band_layout *in = &e->in_band_layout;
-    const uint64_t offsets[PLACES] = {[X_MID] = in->x_mid,
-                                      [X_OUT] = in->x_out,
-                                      [ATTN] = in->attn,
-                                      [FF] = in->ff,
-                                      [HALF] = in->half};
+    const uint64_t offsets[PLACES] = {[X_MID] = in->x_mid, [X_OUT] = in->x_out, [NORM] = in->norm,
+                                      [ATTN] = in->attn,   [FF] = in->ff,       [HALF] = in->half};
     uint64_t x = e->x.address;
-    struct places p = {
-        .x_in = x,
-        .at = {
-            [X_MID] = x, [X_OUT] = x, [ATTN] = e->attn_tiles.address, [FF] = e->ff_tiles.address}};
+    struct places p = {.x_in = x,
+                       .at = {[X_MID] = x,
+                              [X_OUT] = x,
+                              [NORM] = e->embd_tiles.address,
+                              [ATTN] = e->attn_tiles.address,
+                              [FF] = e->ff_tiles.address}};
     uint32_t layer = (uint32_t)(l - e->weights.layers);
     uint64_t turn = e->in_band.address + layer % 2 * in->turn_bytes;
     uint64_t other = e->in_band.address + (layer + 1) % 2 * in->turn_bytes;
@@ -60,10 +61,10 @@ static bool layer_in_band(const struct engine *e, const struct layer_weights *l,
 {
     const struct layer_matrices *x = &l->matrix;
     const struct matrix *m = e->matrix;
-    return x->qkv.paired && matrix_norms(m, &x->qkv, rows) && matrix_norms(m, &x->gate_up, rows) &&
-           matrix_in_band(m, &x->qkv, rows) && matrix_in_band(m, &x->gate_up, rows) &&
-           matrix_in_band(m, &x->attn_output, rows) && matrix_in_band(m, &x->down, rows) &&
-           l->attn_post_norm.address == 0 && l->ffn_post_norm.address == 0;
+    return x->qkv.paired && matrix_norms(m, &x->qkv, rows) && matrix_in_band(m, &x->qkv, rows) &&
+           matrix_in_band(m, &x->gate_up, rows) && matrix_in_band(m, &x->attn_output, rows) &&
+           matrix_in_band(m, &x->down, rows) && l->attn_post_norm.address == 0 &&
+           l->ffn_post_norm.address == 0;
 }
 
 void forward_matrix_init(struct engine *e)
@@ -119,6 +120,24 @@ static bool norm(struct engine *e, const struct weight *w, const struct matrix_w
     to_tiles(e, e->x.address, w, 0, e->embd_tiles.address, n, n, rows);
     forward_stage(e, "norm");
     return false;
+}
+
+/* The same of x behind attention, in band. */
+static void norm_in_band(struct engine *e, const struct weight *w, const struct places *at,
+                         uint32_t rows)
+{
+    struct push_matrix_rows p = {.x = at->at[X_MID],
+                                 .weight = w->address,
+                                 .out = at->at[NORM],
+                                 .clear = at->clear[NORM],
+                                 .rows = rows,
+                                 .cols = e->model->n_embd,
+                                 .stride = e->model->n_embd,
+                                 .options = MATRIX_A_IN_BAND,
+                                 .eps = e->model->rms_eps};
+    gpu_chain_behind(e->gpu, NORM_BEHIND);
+    matrix_rows(e->matrix, &p);
+    forward_stage(e, "norm");
 }
 
 /* qkv [R][q | k | v], F32 */
@@ -251,9 +270,13 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, const 
     const struct layer_matrices *x = &l->matrix;
     uint32_t n_ff = e->model->n_ff;
     uint64_t in = e->embd_tiles.address;
-    bool norms = norm(e, &l->ffn_norm, &x->gate_up, rows);
+    bool norms = false;
+    if (at->in_band != 0)
+        norm_in_band(e, &l->ffn_norm, at, rows);
+    else
+        norms = norm(e, &l->ffn_norm, &x->gate_up, rows);
     if (x->gate_up.tiles != 0 || x->gate_up.address != 0) {
-        struct push_matrix_matmul p = {.a = norms ? at->at[X_MID] : in,
+        struct push_matrix_matmul p = {.a = norms ? at->at[X_MID] : at->at[NORM],
                                        .norm = norms ? l->ffn_norm.address : 0,
                                        .eps = e->model->rms_eps,
                                        .out = at->at[FF],
@@ -318,15 +341,24 @@ void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint3
     }
 }
 
-void forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count)
+uint32_t forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count)
 {
     const struct model *m = e->model;
+    const struct matrix_weight *w = &e->weights.output_matrix;
+    /* Of the logits that are sampled from: not capped, not edited, nothing banned. */
+    bool wanted = m->logit_softcap == 0 && e->edits_count == 0 && e->filter_rows == 0;
+    uint32_t bests = wanted ? matrix_bests(e->matrix, w, count) : 0;
+    struct push_matrix_matmul p = {.a = e->embd_tiles.address,
+                                   .out = e->logits.address,
+                                   .bests = bests > 0 ? e->bests.address : 0,
+                                   .rows = count,
+                                   .out_stride = m->n_vocab};
     to_tiles(e, e->x.address, &e->weights.output_norm, idx, e->embd_tiles.address, m->n_embd,
              m->n_embd, count);
     forward_stage(e, "norm");
-    matmul(e, &e->weights.output_matrix, 0, e->embd_tiles.address, e->logits.address, m->n_vocab,
-           count);
+    matrix_matmul(e->matrix, &p, w);
     forward_stage(e, "head");
+    return bests;
 }
 
 void forward_matrix_plan(struct engine *e, char *host)

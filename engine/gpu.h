@@ -158,7 +158,7 @@ void gpu_barrier(struct gpu *g);
 void gpu_chain(struct gpu *g, bool on);
 /* The next dispatch waits so for what was before the last barrier but `stages` alone, since it sees
  * by itself when the rest has come: at most GPU_MOST_BEHIND. */
-enum { GPU_MOST_BEHIND = 4 };
+enum { GPU_MOST_BEHIND = 5 };
 void gpu_chain_behind(struct gpu *g, uint32_t stages);
 void gpu_copy(struct gpu *g, const struct gpu_buffer *src, uint64_t src_offset,
               const struct gpu_buffer *dst, uint64_t dst_offset, uint64_t len);

@@ -53,6 +53,7 @@ enum plain {
     SILU_MUL,
     EDIT_LOGITS,
     SAMPLE,
+    SAMPLE_PLAIN, /* rows that ban nothing, without top_k and min_p */
     LOGPROBS,
     SOFTCAP,
     ROUTE,
@@ -63,15 +64,16 @@ enum plain {
 enum {
     ELEMENTS = 64,    /* invocations of kernels that work on single elements */
     GRID_ROW = 32768, /* workgroups, where one dimension of 65,535 is not enough */
-    SAMPLE_FILL = 128 /* workgroups of SAMPLE: one for each multiprocessor of a large card */
+    SAMPLE_FILL = 132 /* workgroups of SAMPLE: one for each multiprocessor of a large card */
 };
 
+enum { SPECS = 3 };
 /* Kernels that do not read weights. spec: for software devices, for hardware. A CPU has few lanes
  * and dear barriers. */
 static const struct plain_kernel {
     struct shader shader;
     uint32_t spec_count;
-    uint32_t spec[2][2];
+    uint32_t spec[2][SPECS];
 } plains[PLAIN_COUNT] = {
     [RMSNORM] = {SHADER(rmsnorm, rmsnorm), 1, {{8}, {256}}},
     [ROPE] = {SHADER(rope, rope), 1, {{ELEMENTS}, {ELEMENTS}}},
@@ -84,7 +86,8 @@ static const struct plain_kernel {
     [FEW_128_PAIRS] = {SHADER(attention_few, attention), 2, {{32, 2}, {32, 2}}},
     [SILU_MUL] = {SHADER(silu_mul, silu_mul), 1, {{ELEMENTS}, {ELEMENTS}}},
     [EDIT_LOGITS] = {SHADER(edit_logits, edit_logits), 1, {{ELEMENTS}, {256}}},
-    [SAMPLE] = {SHADER(sample, sample), 2, {{64, 1}, {SAMPLE_GROUPS, 4}}},
+    [SAMPLE] = {SHADER(sample, sample), 3, {{64, 1, false}, {SAMPLE_GROUPS, 4, false}}},
+    [SAMPLE_PLAIN] = {SHADER(sample, sample), 3, {{64, 1, true}, {SAMPLE_GROUPS, 4, true}}},
     [LOGPROBS] = {SHADER(logprobs, logprobs), 1, {{128}, {256}}},
     [SOFTCAP] = {SHADER(softcap, softcap), 1, {{ELEMENTS}, {ELEMENTS}}},
     [ROUTE] = {SHADER(route, route), 1, {{8}, {32}}},
@@ -180,10 +183,10 @@ static bool is_used(const struct kernels *k, const struct matmul_variant *v)
 
 /* Of kernels that do not read weights. A device of small workgroups: sample's result is the same in
  * any. */
-static void plain_spec(const struct kernels *k, size_t i, uint32_t ret[2])
+static void plain_spec(const struct kernels *k, size_t i, uint32_t ret[SPECS])
 {
     memcpy(ret, plains[i].spec[!k->software], sizeof plains[i].spec[0]);
-    if (i == SAMPLE && ret[0] > k->max_invocations)
+    if ((i == SAMPLE || i == SAMPLE_PLAIN) && ret[0] > k->max_invocations)
         ret[0] = 256;
 }
 
@@ -193,7 +196,7 @@ static enum err make_hash(struct kernels *k, struct err_msg *why)
     struct buf all = {0};
     enum err e = ERR_OK;
     for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++) {
-        uint32_t spec[2];
+        uint32_t spec[SPECS];
         plain_spec(k, i, spec);
         e = buf_append(&all, plains[i].shader.spirv, plains[i].shader.spirv_bytes);
         if (e == ERR_OK)
@@ -230,7 +233,9 @@ enum err kernels_create(struct gpu *g, uint64_t types, struct kernels **ret, str
     k->sample_ahead = plains[SAMPLE].spec[!k->software][1];
     enum err e = make_hash(k, why);
     for (size_t i = 0; i < PLAIN_COUNT && e == ERR_OK; i++) {
-        uint32_t spec[2];
+        if (i == SAMPLE_PLAIN && k->sample_ahead == 1)
+            continue; /* reads no lines at once */
+        uint32_t spec[SPECS];
         plain_spec(k, i, spec);
         e = want(k, &plains[i].shader, spec, plains[i].spec_count, &k->plain[i], why);
     }
@@ -381,16 +386,21 @@ static uint32_t sample_parts(const struct kernels *k, uint32_t rows)
     return (uint32_t)min_u64(SAMPLE_FILL / rows, SAMPLE_MOST_PARTS);
 }
 
-void kernel_sample(struct kernels *k, const struct push_sample *p, bool draws)
+void kernel_sample(struct kernels *k, const struct push_sample *p, bool draws, bool plain)
 {
-    uint32_t parts = sample_parts(k, p->rows),
-             last = draws && parts > 1 ? SAMPLE_DRAW : SAMPLE_BEST;
+    bool lines = p->n_vocab % 4 == 0 && p->logits % 16 == 0;
+    enum plain id = plain && lines && k->plain[SAMPLE_PLAIN] != NULL ? SAMPLE_PLAIN : SAMPLE;
     struct push_sample q = *p;
-    for (q.stage = SAMPLE_BEST; q.stage <= last; q.stage++) {
-        if (q.stage != SAMPLE_BEST)
-            gpu_barrier(k->gpu);
-        gpu_dispatch(k->gpu, k->plain[SAMPLE], &q, p->rows, parts, 1);
+    uint32_t parts = sample_parts(k, p->rows);
+    if (parts > 1 && p->bests_count == 0) {
+        q.stage = SAMPLE_BEST;
+        gpu_dispatch(k->gpu, k->plain[id], &q, p->rows, parts, 1);
+        if (!draws)
+            return;
+        gpu_barrier(k->gpu);
     }
+    q.stage = SAMPLE_DRAW;
+    gpu_dispatch(k->gpu, k->plain[id], &q, p->rows, draws ? parts : 1, 1);
 }
 
 void kernel_edit_logits(struct kernels *k, const struct push_edit_logits *p)
@@ -470,11 +480,15 @@ bool kernels_force_matmul(struct kernels *k, uint32_t variant)
 
 bool kernels_force_sample(struct kernels *k, uint32_t invocations, uint32_t ahead)
 {
-    const uint32_t spec[] = {invocations, ahead};
     k->sample_ahead = ahead;
-    return invocations <= k->max_invocations && SAMPLE_GROUPS % invocations == 0 &&
-           want(k, &plains[SAMPLE].shader, spec, 2, &k->plain[SAMPLE], NULL) == ERR_OK &&
-           gpu_pipelines_create(k->gpu, &k->wanted, NULL) == ERR_OK;
+    k->plain[SAMPLE_PLAIN] = NULL;
+    bool ok = invocations <= k->max_invocations && SAMPLE_GROUPS % invocations == 0;
+    for (uint32_t plain = 0; plain <= (ahead > 1) && ok; plain++) {
+        const uint32_t spec[] = {invocations, ahead, plain};
+        enum plain id = plain ? SAMPLE_PLAIN : SAMPLE;
+        ok = want(k, &plains[id].shader, spec, ARRAY_LEN(spec), &k->plain[id], NULL) == ERR_OK;
+    }
+    return ok && gpu_pipelines_create(k->gpu, &k->wanted, NULL) == ERR_OK;
 }
 
 void kernels_set_sample_parts(struct kernels *k, uint32_t parts)

@@ -15,7 +15,7 @@
 #include "model/gguf.h"
 #include "shaders/push.h"
 
-enum { MATMUL_SLICE = 256, ATTENTION_MAX_HEAD_SIZE = 256, SAMPLE_SPLIT_ROWS = 64 };
+enum { MATMUL_SLICE = 256, ATTENTION_MAX_HEAD_SIZE = 256, SAMPLE_SPLIT_ROWS = 66 };
 
 struct kernels;
 
@@ -45,9 +45,10 @@ void kernel_rope(struct kernels *k, const struct push_rope *p);
 void kernel_attention(struct kernels *k, const struct push_attention *p);
 void kernel_silu_mul(struct kernels *k, const struct push_silu_mul *p);
 void kernel_edit_logits(struct kernels *k, const struct push_edit_logits *p);
-/* draws: a row's temperature is above 0. scratch: of min(rows, SAMPLE_SPLIT_ROWS) rows, none where
- * each has one workgroup, as more rows have. stage is filled in. */
-void kernel_sample(struct kernels *k, const struct push_sample *p, bool draws);
+/* draws: a row's temperature is above 0. plain: no row bans ids, none that draws has top_k or
+ * min_p. scratch: of min(rows, SAMPLE_SPLIT_ROWS) rows, none where each has one workgroup, as more
+ * rows have. stage is filled in. */
+void kernel_sample(struct kernels *k, const struct push_sample *p, bool draws, bool plain);
 void kernel_logprobs(struct kernels *k, const struct push_logprobs *p);
 void kernel_softcap(struct kernels *k, const struct push_softcap *p); /* row_groups is filled in */
 

@@ -70,43 +70,54 @@ enum { TYPES = ARRAY_LEN(types), TILES = TYPES, PAIRED, BYTES, PAIRED_BYTES, SOU
  * rounds * (group_us * groups of 32 a warp sums + round_us). */
 static const struct variant {
     uint32_t tm, tn, warps_m, warps_n, warps_k, unroll;
-    bool stream;
+    enum { BLOCKS, STREAM, STREAM_CACHED } kind; /* the latter: the shader's ROWS_CACHED */
     uint32_t from_rows, to_rows;
     uint32_t at_a_time; /* workgroups */
     float begin_us, group_us, round_us;
 } variants[] = {
-    {1, 1, 1, 1, 8, 4, true, 1, 8, 160, 2.0f, 0.1f, 0},
-    {1, 1, 1, 1, 16, 4, true, 1, 8, 132, 2.1f, 0.1f, 0},
-    {1, 1, 1, 1, 8, 4, false, 1, 8, 396, 3.0f, 0.71f, 0},
-    {1, 1, 1, 1, 16, 5, false, 1, 8, 132, 4.7f, 0.15f, 0.9f},
-    {1, 1, 1, 1, 16, 10, false, 1, 8, 132, 4.6f, 0.15f, 0.9f},
-    {1, 2, 1, 1, 8, 4, true, 9, 16, 132, 2.0f, 0.1f, 0},
-    {1, 3, 1, 1, 8, 4, true, 17, 24, 132, 2.0f, 0.1f, 0},
-    {1, 4, 1, 1, 8, 4, true, 25, 32, 132, 2.0f, 0.1f, 0},
-    {1, 5, 1, 1, 8, 4, true, 33, 40, 132, 2.0f, 0.1f, 0},
-    {1, 3, 1, 1, 8, 4, true, 41, 48, 264, 2.0f, 0.1f, 0},
-    {1, 7, 1, 1, 8, 4, true, 49, 56, 132, 2.0f, 0.1f, 0},
-    {1, 8, 1, 1, 8, 4, true, 57, 64, 132, 2.0f, 0.1f, 0},
-    {1, 2, 1, 1, 8, 4, false, 9, 16, 396, 2.1f, 0.49f, 1.3f},
-    {1, 2, 1, 1, 16, 5, false, 9, 16, 132, 4.3f, 0.38f, 0.2f},
-    {1, 2, 1, 1, 4, 4, false, 9, 16, 528, 4.0f, 0.35f, 1.2f},
-    {1, 3, 1, 1, 16, 5, false, 17, 24, 132, 3.6f, 0.42f, 0.6f},
-    {1, 4, 1, 1, 8, 4, false, 17, MANY_ROWS, 132, 3.5f, 0.36f, 0},
-    {1, 4, 1, 1, 16, 5, false, 17, 64, 132, 3.0f, 0.45f, 1.1f},
-    {1, 4, 1, 1, 4, 4, false, 17, MANY_ROWS, 132, 5.1f, 0.13f, 0},
-    {1, 5, 1, 1, 8, 2, false, 33, 40, 264, 2.0f, 0.39f, 1.6f},
-    {1, 5, 1, 1, 4, 4, false, 33, 40, 396, 4.0f, 0.40f, 1.2f},
-    {1, 6, 1, 1, 8, 2, false, 41, 48, 264, 1.9f, 0.43f, 1.7f},
-    {2, 4, 1, 1, 4, 0, false, 49, MANY_ROWS, 264, 3.6f, 0.40f, 0.9f},
-    {2, 4, 2, 2, 1, 0, false, 49, MANY_ROWS, 396, 3.1f, 0.38f, 7.3f},
-    {2, 4, 2, 2, 1, 1, false, 65, MANY_ROWS, 528, 0.1f, 0.53f, 5.1f},
+    {1, 1, 1, 1, 8, 4, STREAM, 1, 8, 160, 2.0f, 0.1f, 0},
+    {1, 1, 1, 1, 16, 4, STREAM, 1, 8, 132, 2.1f, 0.1f, 0},
+    {1, 1, 1, 1, 8, 4, BLOCKS, 1, 8, 396, 3.0f, 0.71f, 0},
+    {1, 1, 1, 1, 16, 5, BLOCKS, 1, 8, 132, 4.7f, 0.15f, 0.9f},
+    {1, 1, 1, 1, 16, 10, BLOCKS, 1, 8, 132, 4.6f, 0.15f, 0.9f},
+    {1, 2, 1, 1, 8, 4, STREAM, 9, 16, 132, 2.0f, 0.1f, 0},
+    {1, 3, 1, 1, 8, 4, STREAM, 17, 24, 132, 2.0f, 0.1f, 0},
+    {1, 4, 1, 1, 8, 4, STREAM, 25, 32, 132, 2.0f, 0.1f, 0},
+    {1, 5, 1, 1, 8, 4, STREAM, 33, 40, 132, 2.0f, 0.1f, 0},
+    {1, 3, 1, 1, 8, 4, STREAM, 41, 48, 264, 2.0f, 0.1f, 0},
+    {1, 7, 1, 1, 8, 4, STREAM, 49, 56, 132, 2.0f, 0.1f, 0},
+    {1, 8, 1, 1, 8, 4, STREAM, 57, 64, 132, 2.0f, 0.1f, 0},
+    {1, 2, 1, 1, 8, 4, STREAM_CACHED, 1, 0, 132, 0, 0, 0}, /* for tests */
+    {1, 5, 1, 1, 8, 4, STREAM_CACHED, 33, 40, 264, 2.0f, 0.1f, 0},
+    {1, 6, 1, 1, 8, 4, STREAM_CACHED, 41, 48, 264, 2.0f, 0.1f, 0},
+    {1, 7, 1, 1, 8, 4, STREAM_CACHED, 49, 56, 264, 2.0f, 0.1f, 0},
+    {1, 8, 1, 1, 8, 4, STREAM_CACHED, 57, 64, 264, 2.0f, 0.1f, 0},
+    {1, 2, 1, 1, 8, 4, BLOCKS, 9, 16, 396, 2.1f, 0.49f, 1.3f},
+    {1, 2, 1, 1, 16, 5, BLOCKS, 9, 16, 132, 4.3f, 0.38f, 0.2f},
+    {1, 2, 1, 1, 4, 4, BLOCKS, 9, 16, 528, 4.0f, 0.35f, 1.2f},
+    {1, 3, 1, 1, 16, 5, BLOCKS, 17, 24, 132, 3.6f, 0.42f, 0.6f},
+    {1, 4, 1, 1, 8, 4, BLOCKS, 17, MANY_ROWS, 132, 3.5f, 0.36f, 0},
+    {1, 4, 1, 1, 16, 5, BLOCKS, 17, 64, 132, 3.0f, 0.45f, 1.1f},
+    {1, 4, 1, 1, 4, 4, BLOCKS, 17, MANY_ROWS, 132, 5.1f, 0.13f, 0},
+    {1, 5, 1, 1, 8, 2, BLOCKS, 33, 40, 264, 2.0f, 0.39f, 1.6f},
+    {1, 5, 1, 1, 4, 4, BLOCKS, 33, 40, 396, 4.0f, 0.40f, 1.2f},
+    {1, 6, 1, 1, 8, 2, BLOCKS, 41, 48, 264, 1.9f, 0.43f, 1.7f},
+    {2, 4, 1, 1, 4, 0, BLOCKS, 49, MANY_ROWS, 264, 3.6f, 0.40f, 0.9f},
+    {2, 4, 2, 2, 1, 0, BLOCKS, 49, MANY_ROWS, 396, 3.1f, 0.38f, 7.3f},
+    {2, 4, 2, 2, 1, 1, BLOCKS, 65, MANY_ROWS, 528, 0.1f, 0.53f, 5.1f},
 };
 enum { VARIANTS = ARRAY_LEN(variants) };
 
+static bool streams(const struct variant *v)
+{
+    return v->kind != BLOCKS;
+}
+
 enum { EMULATED_MOST_TILES = 2 };
+enum { CACHED_FROM_ROWS = 32, CACHED_LEAST_TILES = 4096 }; /* a head's; gate_up was slower so */
 enum { MULTIPROCESSORS = 132, SPLIT_WARPS = 8, SPLIT_MOST_UNROLL = 10 };
 enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_TILES = 2, NORM_WARPS = 8 };
-enum { IN_BAND_MOST_TILES = 1 };
+enum { IN_BAND_MOST_TILES = 1, BESTS_MOST_TILES = 1 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
 enum attention { MANY, FEW_8, FEW_4, FEW_2, FEW_1, ATTENTIONS };
@@ -139,6 +150,7 @@ struct matrix {
     struct gpu_pipeline *expand[TYPES][MATRIX_FORMS];
     struct gpu_pipeline *matmul[SOURCES][VARIANTS][2][2]; /* gated, normed */
     struct gpu_pipeline *split[SPLIT_MOST_UNROLL + 1];    /* of tiles, by unroll */
+    struct gpu_pipeline *bests[SOURCES][VARIANTS];        /* that leave them */
     struct gpu_pipelines wanted;                          /* of the above, not created yet */
     char hash[33];
 };
@@ -293,7 +305,7 @@ uint32_t matrix_stream_rows(uint32_t cols)
     uint32_t slices, slice_groups, most = 0;
     matrix_slices(cols, &slices, &slice_groups);
     for (size_t i = 0; i < VARIANTS; i++)
-        if (variants[i].stream && slices <= variants[i].warps_k &&
+        if (streams(&variants[i]) && slices <= variants[i].warps_k &&
             slice_groups == variants[i].unroll && variants[i].to_rows > most)
             most = variants[i].to_rows;
     return most;
@@ -333,12 +345,11 @@ static bool normed_inside(const struct matrix *m, const struct matrix_weight *w,
 /* Workgroups in rows and in outputs. Of byte tiles, whose registers are few, three fit on a
  * multiprocessor with one tile of rows, two with up to four, or with one where it norms. */
 static void grid(const struct matrix *m, const struct variant *v, const struct matrix_weight *w,
-                 uint32_t rows, uint32_t *ret_rows, uint32_t *ret_outputs)
+                 uint32_t rows, bool norms, uint32_t *ret_rows, uint32_t *ret_outputs)
 {
     *ret_rows = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
     *ret_outputs = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
-    if (v->stream) { /* all at once, and all of the same length */
-        bool norms = normed_inside(m, w, rows);
+    if (streams(v)) { /* all at once, and all of the same length */
         bool two = w->bytes != 0 && v->tn <= (norms ? 1 : 4), three = two && v->tn == 1 && !norms;
         uint32_t all = !two ? v->at_a_time : three ? 3 * MULTIPROCESSORS : 2 * MULTIPROCESSORS;
         uint64_t at_once = m->forced_groups != 0 ? m->forced_groups : max_u64(1, all / *ret_rows);
@@ -350,12 +361,13 @@ static void grid(const struct matrix *m, const struct variant *v, const struct m
  * tensor too large for it they share weights instead, outputs being the grid's z: each is then read
  * from memory once. */
 static void dispatch(struct matrix *m, struct gpu_pipeline *pipeline, const void *push,
-                     const struct variant *v, const struct matrix_weight *w, uint32_t rows)
+                     const struct variant *v, const struct matrix_weight *w, uint32_t rows,
+                     bool norms)
 {
     uint32_t row_groups, output_groups;
-    grid(m, v, w, rows, &row_groups, &output_groups);
+    grid(m, v, w, rows, norms, &row_groups, &output_groups);
     uint64_t bytes = matrix_tiles_bytes((uint64_t)output_tiles(w) * 16, w->cols);
-    if (!v->stream && bytes > m->near_bytes && row_groups > 1 && output_groups > 1)
+    if (!streams(v) && bytes > m->near_bytes && row_groups > 1 && output_groups > 1)
         gpu_dispatch(m->gpu, pipeline, push, row_groups, 1, output_groups);
     else
         gpu_dispatch(m->gpu, pipeline, push, output_groups, row_groups, 1);
@@ -364,7 +376,7 @@ static void dispatch(struct matrix *m, struct gpu_pipeline *pipeline, const void
 /* Others read their rows through caches that a chain would not refresh. */
 static bool chained(const struct variant *v)
 {
-    return v->unroll > 0 && v->warps_k > 1;
+    return v->unroll > 0 && v->warps_k > 1 && v->kind != STREAM_CACHED;
 }
 
 static uint32_t shared_bytes(const struct matrix *m, const struct variant *v)
@@ -382,9 +394,9 @@ bool matrix_variant_fits(const struct matrix *m, size_t variant, uint32_t cols)
     const struct variant *v = &variants[variant];
     uint32_t slices, slice_groups;
     matrix_slices(cols, &slices, &slice_groups);
-    if (v->stream && m->emulated && v->tn > EMULATED_MOST_TILES)
+    if (streams(v) && m->emulated && v->tn > EMULATED_MOST_TILES)
         return false; /* a CPU's compiler takes minutes for it */
-    if (v->stream && (slices > v->warps_k || slice_groups != v->unroll))
+    if (streams(v) && (slices > v->warps_k || slice_groups != v->unroll))
         return false;
     return shared_bytes(m, v) <= gpu_info(m->gpu)->shared_bytes;
 }
@@ -407,17 +419,20 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
     if (m->forced >= 0)
         return (size_t)m->forced;
     matrix_slices(w->cols, &slices, &slice_groups);
+    bool many = w->bytes != 0 && output_tiles(w) >= CACHED_LEAST_TILES;
     for (size_t i = 0; i < VARIANTS; i++) {
         const struct variant *v = &variants[i];
         if (rows < v->from_rows || rows > v->to_rows || !matrix_variant_fits(m, i, w->cols))
             continue;
-        if (v->stream && div_up(rows, 8) * 8 > m->tuning.stream_rows)
+        if (streams(v) && div_up(rows, 8) * 8 > m->tuning.stream_rows)
             continue;
-        if (v->stream && v->tn > 1 && spares_compiler(m))
+        if (streams(v) && v->tn > 1 && spares_compiler(m))
+            continue;
+        if (streams(v) && rows > CACHED_FROM_ROWS && (v->kind == STREAM_CACHED) != many)
             continue;
         if (v->unroll > MATRIX_LEAST_SLICE_GROUPS + 1 && slice_groups % v->unroll != 0)
             continue; /* the rest of a slice would come group by group */
-        grid(m, v, w, rows, &x, &y);
+        grid(m, v, w, rows, normed_inside(m, w, rows), &x, &y);
         /* Few rounds end together; of many the last one is shared out. */
         float rounds = (float)x * (float)y / (float)v->at_a_time;
         if (rounds < 4)
@@ -474,11 +489,21 @@ uint64_t matrix_half_bytes(uint32_t outputs)
     return div_up(outputs, 16) * 32 * 16;
 }
 
+uint32_t matrix_bests(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
+{
+    uint32_t x, y;
+    const struct variant *v = &variants[choose(m, w, rows)];
+    if (!w->logits || w->gated || w->paired || !streams(v) || v->tn > BESTS_MOST_TILES || rows > 8)
+        return 0;
+    grid(m, v, w, rows, false, &x, &y);
+    return y <= MATRIX_BESTS_BYTES / 8 / sizeof(uint64_t) ? y : 0;
+}
+
 /* Tiles where there are any, also for few rows: unpacking what the file has costs more than the
  * bytes (bench/NOTES.md). */
 static size_t source_for(const struct matrix_weight *w, size_t variant)
 {
-    if (variants[variant].stream && w->bytes != 0)
+    if (streams(&variants[variant]) && w->bytes != 0)
         return w->paired ? PAIRED_BYTES : BYTES;
     return w->paired ? PAIRED : w->tiles != 0 ? TILES : source_of(w->type);
 }
@@ -497,9 +522,11 @@ static const struct code *code_for(const struct matrix *m, size_t source)
 }
 
 static enum err prepare_variant(struct matrix *m, size_t source, size_t variant, bool gated,
-                                bool normed, struct err_msg *why)
+                                bool normed, bool bests, struct err_msg *why)
 {
     const struct variant *v = &variants[variant];
+    struct gpu_pipeline **ret =
+        bests ? &m->bests[source][variant] : &m->matmul[source][variant][gated][normed];
     const uint32_t spec[] = {v->warps_m * v->warps_n * v->warps_k,
                              v->tm,
                              v->tn,
@@ -509,13 +536,15 @@ static enum err prepare_variant(struct matrix *m, size_t source, size_t variant,
                              v->unroll,
                              gated,
                              normed ? m->norm_groups : 0,
-                             v->stream};
+                             streams(v),
+                             false,
+                             bests,
+                             v->kind == STREAM_CACHED};
     struct push_shape push =
         source == PAIRED || source == PAIRED_BYTES ? CHAINED(matrix_qkv) : CHAINED(matrix_matmul);
     if (!chained(v))
         push.chain_at = 0;
-    return want(m, "matrix_matmul", code_for(m, source), push, spec, ARRAY_LEN(spec),
-                &m->matmul[source][variant][gated][normed], why);
+    return want(m, "matrix_matmul", code_for(m, source), push, spec, ARRAY_LEN(spec), ret, why);
 }
 
 static enum err prepare_split(struct matrix *m, const struct matrix_weight *w, struct err_msg *why)
@@ -532,9 +561,11 @@ enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_
     enum err e = matrix_splits(m, w, 1) ? prepare_split(m, w, why) : ERR_OK;
     for (uint32_t rows = 8; rows < max_rows + 8 && e == ERR_OK; rows += 8) { /* tiles of 8 */
         size_t variant = choose(m, w, rows), source = source_for(w, variant);
-        e = prepare_variant(m, source, variant, w->gated, false, why);
+        e = prepare_variant(m, source, variant, w->gated, false, false, why);
         if (e == ERR_OK && matrix_norms(m, w, rows - 7))
-            e = prepare_variant(m, source, variant, w->gated, true, why);
+            e = prepare_variant(m, source, variant, w->gated, true, false, why);
+        if (e == ERR_OK && matrix_bests(m, w, rows) > 0)
+            e = prepare_variant(m, source, variant, false, false, true, why);
     }
     return e;
 }
@@ -562,7 +593,8 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
     q.high_row = w->high_row;
     q.n = w->rows;
     q.k = w->cols;
-    struct gpu_pipeline *pipeline = m->matmul[source][i][w->gated][p->norm != 0];
+    struct gpu_pipeline *pipeline =
+        p->bests != 0 ? m->bests[source][i] : m->matmul[source][i][w->gated][p->norm != 0];
     if (p->half_sums != 0) {
         assert(matrix_splits(m, w, p->rows));
         pipeline = m->split[slice_groups_of(w->cols)];
@@ -571,7 +603,7 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
         return;
     }
     assert(pipeline != NULL);
-    dispatch(m, pipeline, &q, &variants[i], w, p->rows);
+    dispatch(m, pipeline, &q, &variants[i], w, p->rows, p->norm != 0);
 }
 
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w)
@@ -582,7 +614,7 @@ void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct 
     assert(w->paired && pipeline != NULL);
     q.w = address_for(w, source);
     q.k = w->cols;
-    dispatch(m, pipeline, &q, &variants[i], w, p->rows);
+    dispatch(m, pipeline, &q, &variants[i], w, p->rows, p->norm != 0);
 }
 
 /* ---- the rest ---- */
@@ -596,7 +628,9 @@ void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum te
 
 void matrix_rows(struct matrix *m, const struct push_matrix_rows *p)
 {
-    gpu_dispatch(m->gpu, m->rows, p, (uint32_t)div_up(p->rows, 2), 1, 1);
+    bool in_band = (p->options & MATRIX_A_IN_BAND) != 0;
+    assert(!in_band || p->cols <= MATRIX_ROWS_IN_BAND_COLS);
+    gpu_dispatch(m->gpu, m->rows, p, in_band ? p->rows : (uint32_t)div_up(p->rows, 2), 1, 1);
 }
 
 void matrix_rope(struct matrix *m, const struct push_matrix_rope *p)
@@ -634,7 +668,7 @@ size_t matrix_variants(void)
 
 bool matrix_variant_streams(size_t variant)
 {
-    return variants[variant].stream;
+    return streams(&variants[variant]);
 }
 
 void matrix_force(struct matrix *m, int variant)

@@ -19,8 +19,9 @@
 enum {
     MATRIX_PAD_ROWS =
         128, /* row tiles are read in whole tiles of a workgroup: so many rows may lie behind */
-    MATRIX_PAD_TILES = 8,      /* and so many weight tiles */
-    MATRIX_MAX_HEAD_SIZE = 128 /* a multiple of 32 */
+    MATRIX_PAD_TILES = 8,       /* and so many weight tiles */
+    MATRIX_MAX_HEAD_SIZE = 128, /* a multiple of 32 */
+    MATRIX_BESTS_BYTES = 32768
 };
 
 /* `rows` x `cols` of weights; gated: rows is the number of outputs, each of a gate and a value. */
@@ -35,6 +36,7 @@ struct matrix_weight {
     bool gated;
     bool paired;  /* tiles for matrix_qkv() */
     bool in_band; /* ffn_down's: see matrix_splits() */
+    bool logits;  /* the head's: see matrix_bests() */
 };
 
 struct matrix;
@@ -89,6 +91,9 @@ bool matrix_in_band(const struct matrix *m, const struct matrix_weight *w, uint3
  * multiprocessor's registers: half_sums and half_clear of matrix_half_bytes() then. */
 bool matrix_splits(const struct matrix *m, const struct matrix_weight *w, uint32_t rows);
 uint64_t matrix_half_bytes(uint32_t outputs);
+/* How many bests of each row this matmul may leave (push.h), MATRIX_BESTS_BYTES of all rows at
+ * most; 0: none. */
+uint32_t matrix_bests(const struct matrix *m, const struct matrix_weight *w, uint32_t rows);
 
 void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum tensor_type type,
                    enum matrix_form form);

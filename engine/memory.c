@@ -111,6 +111,7 @@ static void lay_out_in_band(struct engine *e)
     if (m->n_expert == 0 && e->tuning.in_band_rows > 0) {
         l->x_mid = take(&l->turn_bytes, f32 * m->n_embd);
         l->x_out = take(&l->turn_bytes, f32 * m->n_embd);
+        l->norm = take(&l->turn_bytes, f16 * m->n_embd);
         l->attn = take(&l->turn_bytes, f16 * m->n_head * m->head_size);
         l->ff = take(&l->turn_bytes, f16 * m->n_ff);
         l->half = take(&l->turn_bytes, matrix_half_bytes(m->n_embd));
@@ -188,6 +189,7 @@ size_t memory_buffers(struct engine *e, struct engine_buffer ret[ENGINE_BUFFERS]
         {&e->expert_out, GPU_DEVICE, pairs * m->n_embd, "experts"},
         {&e->logits, GPU_DEVICE, e->max_logit_rows * logits, "logits"},
         {&e->sample_scratch, GPU_DEVICE, scratch, "sampler"},
+        {&e->bests, GPU_DEVICE, matrix ? MATRIX_BESTS_BYTES : 0, "sampler"},
         {&e->tokens_device, GPU_DEVICE, ids, "sampled ids"},
         {&e->tokens_host[0], GPU_READBACK, ids, "sampled ids"},
         {&e->tokens_host[1], GPU_READBACK, ids, "sampled ids"},

@@ -34,7 +34,9 @@ static void write_sample(struct engine *e, const struct sequence *s, struct samp
     if (sample->edits_count > 0)
         memcpy(edits, own, sample->edits_count * sizeof *edits);
     e->edits_count += sample->edits_count;
-    e->draw_rows += sample->temperature > 0;
+    bool draws = sample->temperature > 0;
+    e->draw_rows += draws;
+    e->filter_rows += bans > 0 || (draws && (sample->top_k > 0 || sample->min_p > 0));
     e->logprob_rows += sample->logprobs > 0;
 }
 
@@ -95,7 +97,7 @@ static void write_step(struct engine *e)
     uint32_t *idx = (uint32_t *)(host + e->layout.logit_idx), banned_count = 0;
     struct sample_row *samples = (struct sample_row *)(host + e->layout.samples);
 
-    e->logit_rows = e->edits_count = e->draw_rows = e->logprob_rows = 0;
+    e->logit_rows = e->edits_count = e->draw_rows = e->filter_rows = e->logprob_rows = 0;
     for (uint32_t r = 0; r < e->plan.rows_count; r++) {
         const struct step_row *row = &e->plan.rows[r];
         const struct sequence *s = row->seq;

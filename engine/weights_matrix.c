@@ -285,6 +285,7 @@ enum err weights_make_matrices(struct weights *w, struct gpu *g, struct matrix *
                                const struct tuning *t, uint32_t max_rows, struct err_msg *why)
 {
     w->output_matrix = plain(&w->output);
+    w->output_matrix.logits = true;
     for (uint32_t i = 0; i < m->n_layer; i++)
         describe(&w->layers[i], m);
     enum err e = prepare(w, x, m, forms, t, max_rows, why);

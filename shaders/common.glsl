@@ -28,4 +28,17 @@ uint64_t at(uint64_t base, uint row, uint stride, uint bytes)
 {
     return base + uint64_t(row) * (uint64_t(stride) * bytes);
 }
+
+#define MINUS_INF uintBitsToFloat(0xff800000u)
+
+/* An unsigned integer in the order of the floats. Key 0: none; key 1: NaN. */
+uint key_of(float x)
+{
+    uint bits = floatBitsToUint(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return 1;
+    if (bits == 0x80000000u)
+        bits = 0; /* -0 equals 0 */
+    return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
 #endif

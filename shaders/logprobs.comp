@@ -13,7 +13,6 @@ layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer Row
 
 const uint SIZE = gl_WorkGroupSize.x, MAX_SIZE = 256;
 const uint ROW_WORDS = 1 + 2 * MAX_TOP_LOGPROBS, NONE = 0xffffffffu;
-#define MINUS_INF uintBitsToFloat(0xff800000u)
 
 shared float sums[MAX_SIZE];
 shared float best_value[MAX_SIZE];

@@ -7,7 +7,9 @@
  * Blocks: a warp has TM x TN tiles; WARPS_N x WARPS_M warps lie side by side, and WARPS_K warps take slices side by
  * side.
  * STREAM: each of WARPS_K warps holds its slice of 8 TN rows in registers, and the weights stream by: the workgroup
- * takes every gl_NumWorkGroups.x-th tile of outputs, the next one's weights on their way while it sums this one's. */
+ * takes every gl_NumWorkGroups.x-th tile of outputs, the next one's weights on their way while it sums this one's.
+ * Registers for more than four tiles of rows would leave room for one workgroup on a multiprocessor: where many tiles
+ * stream by, rows come from its cache instead (ROWS_CACHED). */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "activation.glsl"
@@ -22,6 +24,8 @@ layout(constant_id = 7) const bool GATED = false;
 layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normed here; k / 32. TN <= 2, WARPS_N 1 */
 layout(constant_id = 9) const bool STREAM = false; /* UNROLL: groups of a slice; slices <= WARPS_K; TN <= WARPS_K */
 layout(constant_id = 10) const bool SPLIT = false; /* halves(); UNROLL: groups of a slice */
+layout(constant_id = 11) const bool BESTS = false; /* STREAM, TN 1, not gated: leaves p.bests */
+layout(constant_id = 12) const bool ROWS_CACHED = false; /* STREAM: rows are read again for every tile, not held */
 #ifdef QKV
 layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
 uint outputs()
@@ -42,7 +46,7 @@ const uint WARPS = WARPS_M * WARPS_N * WARPS_K;
 
 const uint TILES = TM * TN;
 const uint AHEAD = UNROLL > 0 ? UNROLL : 1;
-const bool CHAINED = UNROLL > 0 && WARPS_K > 1; /* others read their rows through caches */
+const bool CHAINED = UNROLL > 0 && WARPS_K > 1 && !ROWS_CACHED; /* others read their rows through caches */
 const bool FEW = CHAINED && TN == 1; /* input may come in band */
 const uint OWN = (TILES + WARPS_K - 1) / WARPS_K; /* tiles whose slices a warp adds up and writes */
 
@@ -380,6 +384,52 @@ void write_tile(uint out_tile, uint row_tile, vec4 c, End end)
 
 #endif
 
+#ifdef QKV
+#define KEEP_BEST(out_tile, c)
+#define LEAVE_BESTS(row_tile)
+#else
+/* Of what this invocation wrote, of its rows 2q and 2q + 1. */
+float best[2] = float[2](MINUS_INF, MINUS_INF);
+uint best_column[2] = uint[2](0xffffffffu, 0xffffffffu);
+
+/* Columns come in ascending order. A NaN is no best. */
+void keep_best(uint out_tile, vec4 c)
+{
+    [[unroll]] for (uint e = 0; e < 4; e++) {
+        uint column = out_tile * 16 + warp_lane() / 4 + e / 2 * 8;
+        if (column < p.n && c[e] > best[e % 2]) {
+            best[e % 2] = c[e];
+            best_column[e % 2] = column;
+        }
+    }
+}
+
+/* By all invocations: those with one q have the same rows; the lowest of equal columns. */
+void leave_bests(uint row_tile)
+{
+    [[unroll]] for (uint e = 0; e < 2; e++) {
+        [[unroll]] for (uint apart = 4; apart < WARP; apart *= 2) {
+            float other = of_other(best[e], apart);
+            uint column = floatBitsToUint(of_other(uintBitsToFloat(best_column[e]), apart));
+            if (other > best[e] || (other == best[e] && column < best_column[e])) {
+                best[e] = other;
+                best_column[e] = column;
+            }
+        }
+        uint row = row_tile * 8 + warp_lane() * 2 + e;
+        if (gl_LocalInvocationID.y == 0 && warp_lane() < 4 && row < p.rows)
+            U32x2s(at(p.bests, row, gl_NumWorkGroups.x, 8)).v[gl_WorkGroupID.x] =
+                uvec2(key_of(best[e]), best_column[e]);
+    }
+}
+#define KEEP_BEST(out_tile, c) \
+    if (BESTS) \
+        keep_best(out_tile, c);
+#define LEAVE_BESTS(row_tile) \
+    if (BESTS) \
+        leave_bests(row_tile);
+#endif
+
 #define HOLD_TILE \
     [[unroll]] for (uint u = 0; u < AHEAD; u++) { \
         HOLD(u, min(begin + u, groups - 1)) \
@@ -408,11 +458,13 @@ void stream()
     if (NORMED)
         norm_rows(row_tile * 8);
     ROWS_AT(row_tile)
-    AWAIT_ROWS(AHEAD, min(begin + u, groups - 1), x)
-    [[unroll]] for (uint u = 0; u < AHEAD; u++)
-        if (begin + u >= groups) /* adds nothing */
-            [[unroll]] for (uint j = 0; j < TN; j++)
-                x[u * TN + j] = uvec4(0);
+    if (!ROWS_CACHED) {
+        AWAIT_ROWS(AHEAD, min(begin + u, groups - 1), x)
+        [[unroll]] for (uint u = 0; u < AHEAD; u++)
+            if (begin + u >= groups) /* adds nothing */
+                [[unroll]] for (uint j = 0; j < TN; j++)
+                    x[u * TN + j] = uvec4(0);
+    }
     while (out_tile < tiles) {
         uint next = out_tile + gl_NumWorkGroups.x;
         if (ends && !((END_IS_OLD || FEW) && out_tile == gl_WorkGroupID.x))
@@ -422,7 +474,16 @@ void stream()
             acc[j] = vec4(0.0);
         [[unroll]] for (uint u = 0; u < AHEAD; u++) {
             TAKE(u)
-            MULTIPLY(octets, 0, x, u * TN)
+            if (!ROWS_CACHED) {
+                MULTIPLY(octets, 0, x, u * TN)
+            } else if (UNIFORM_WARPS || begin + u < groups) {
+                uvec4 now[TN];
+                LOAD_ROWS(min(begin + u, groups - 1), now, 0)
+                if (begin + u >= groups)
+                    [[unroll]] for (uint j = 0; j < TN; j++)
+                        now[j] = uvec4(0);
+                MULTIPLY(octets, 0, now, 0)
+            }
         }
         if (next < tiles) {
             WEIGHTS_MOVE(next)
@@ -439,10 +500,12 @@ void stream()
                 if (s < slices)
                     total += sum[s];
             write_tile(out_tile, row_tile + warp_k, total, end);
+            KEEP_BEST(out_tile, total)
         }
         barrier();
         out_tile = next;
     }
+    LEAVE_BESTS(row_tile)
     chain_done();
 }
 

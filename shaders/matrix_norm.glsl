@@ -31,10 +31,19 @@ vec4 scaled(vec4 x, float scale, vec4 weight)
 }
 
 /* Values 4i .. 4i + 3 of row r of the tile: two words of lane i % 4 of the row, in group i / 8. */
+uint norm_place(uint i, uint r)
+{
+    return i / 8 * WARP + r * 4 + i % 4;
+}
+
+uint norm_part(uint i)
+{
+    return i / 4 % 2 * 2;
+}
+
 void put_four(uint i, uint r, vec4 a)
 {
-    uint at = i / 8 * WARP + r * 4 + i % 4, part = i / 4 % 2 * 2;
-    NORM_PUT(at, part, pack_halves(a.x, a.y));
-    NORM_PUT(at, part + 1, pack_halves(a.z, a.w));
+    NORM_PUT(norm_place(i, r), norm_part(i), pack_halves(a.x, a.y));
+    NORM_PUT(norm_place(i, r), norm_part(i) + 1, pack_halves(a.z, a.w));
 }
 #endif

@@ -1,6 +1,6 @@
 #version 460
 /* Rows of f32 to row tiles of f16 (matrix.glsl), normalized first where there is a weight. A workgroup takes two
- * rows. */
+ * rows; where they come in band (chain.glsl), one. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -22,8 +22,58 @@ FreshF32x4s row_of(uint r)
     return FreshF32x4s(at(p.x, p.idx != 0 ? U32s(p.idx).v[r] : r, p.stride, 4));
 }
 
+const uint OWN = MATRIX_ROWS_IN_BAND_COLS / 4 / NORM_LANES; /* fours of a row a lane */
+
+void norm_in_band()
+{
+    uint r = gl_WorkGroupID.x, lane = gl_LocalInvocationID.y * WARP + warp_lane(), fours = p.cols / 4, tries = 0;
+    ComingF32x4s x = ComingF32x4s(at(p.x, r, p.stride, 4));
+    FreshU32s cleared = FreshU32s(p.clear);
+    vec4 y[OWN], weight[OWN];
+    tile = FreshU32s(p.out_);
+    [[unroll]] for (uint o = 0; o < OWN; o++)
+        weight[o] = F32x4s(p.weight).v[min(lane + o * NORM_LANES, fours - 1)];
+    chain_wait();
+    bool comes;
+    do {
+        comes = false;
+        [[unroll]] for (uint o = 0; o < OWN; o++) {
+            uint i = lane + o * NORM_LANES;
+            y[o] = i < fours ? x.v[i] : vec4(0.0);
+            comes = comes || unwritten(y[o]);
+        }
+    } while (comes && chain_again(tries));
+    float sum = 0.0;
+    [[unroll]] for (uint o = 0; o < OWN; o++)
+        sum = add_squares(y[o], sum);
+    sum = warp_sum(sum);
+    if (warp_lane() == 0)
+        partial[gl_LocalInvocationID.y].x = sum;
+    barrier();
+    precise float total = 0.0;
+    [[unroll]] for (uint w = 0; w < NORM_WARPS; w++)
+        total = total + partial[w].x;
+    float scale = norm_scale(total, p.cols, p.eps);
+    [[unroll]] for (uint o = 0; o < OWN; o++) {
+        uint i = lane + o * NORM_LANES, word = norm_place(i, r) * 4 + norm_part(i);
+        if (i >= fours)
+            continue;
+        vec4 z = scaled(y[o], scale, weight[o]);
+        [[unroll]] for (uint e = 0; e < 4; e++)
+            z[e] = in_band(z[e]);
+        put_four(i, r, z);
+        cleared.v[word] = UNWRITTEN;
+        cleared.v[word + 1] = UNWRITTEN;
+    }
+    chain_done();
+}
+
 void main()
 {
+    if ((p.options & MATRIX_A_IN_BAND) != 0) {
+        norm_in_band();
+        return;
+    }
     uint a = gl_WorkGroupID.x * 2, lane = gl_LocalInvocationID.y * WARP + warp_lane();
     bool has_b = a + 1 < p.rows;
     FreshF32x4s xa = row_of(a), xb = row_of(has_b ? a + 1 : a);

@@ -8,9 +8,8 @@ layout(buffer_reference, std430, buffer_reference_align = 4) readonly buffer Row
 
 const uint SIZE = gl_WorkGroupSize.x;
 const uint FILTER_BITS = 8192, SLOTS = 2 * SAMPLE_MAX_BANNED;
-#define MINUS_INF uintBitsToFloat(0xff800000u)
 
-shared uvec2 per_subgroup[SAMPLE_GROUPS];
+shared uvec2 per_subgroup[SAMPLE_GROUPS / 4];
 shared uint banned_bits[FILTER_BITS / 32]; /* by id % FILTER_BITS: 0 means not banned */
 shared uint banned_slots[SLOTS];         /* open addressing: id + 1; 0: empty */
 
@@ -71,38 +70,35 @@ uint sum_of_few(uint mine)
     return subgroupAdd(all);
 }
 
-/* The largest key of all invocations and the lowest id that has it. */
+/* Of two keys and their ids: the larger key, of equal ones the lower id. */
+uvec2 better(uvec2 a, uvec2 b)
+{
+    return b.x > a.x || (b.x == a.x && b.y < a.y) ? b : a;
+}
+
+uvec2 subgroup_best(uvec2 mine)
+{
+    uint top = subgroupMax(mine.x);
+    return uvec2(top, subgroupMin(mine.x == top ? mine.y : 0xffffffffu));
+}
+
+/* Of all invocations. */
 uvec2 group_of_best(uint key, uint id)
 {
-    uint top = subgroupMax(key);
-    uint low = subgroupMin(key == top ? id : 0xffffffffu);
+    uvec2 best = subgroup_best(uvec2(key, id));
     barrier();
     if (subgroupElect())
-        per_subgroup[gl_SubgroupID] = uvec2(top, low);
+        per_subgroup[gl_SubgroupID] = best;
     barrier();
-    key = 0;
+    best = uvec2(0, 0xffffffffu);
     for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += subgroup_lanes)
-        key = max(key, per_subgroup[i].x);
-    top = subgroupMax(key);
-    low = 0xffffffffu;
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += subgroup_lanes)
-        low = per_subgroup[i].x == top ? min(low, per_subgroup[i].y) : low;
-    return uvec2(top, subgroupMin(low));
+        best = better(best, per_subgroup[i]);
+    return subgroup_best(best);
 }
 
 /* ---- values ---- */
 
-/* An unsigned integer in the order of the floats. Key 0: banned; key 1: NaN. */
-uint key_of(float x)
-{
-    uint bits = floatBitsToUint(x);
-    if ((bits & 0x7fffffffu) > 0x7f800000u)
-        return 1;
-    if (bits == 0x80000000u)
-        bits = 0; /* -0 equals 0 */
-    return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
-
+/* Of key_of(); key 0: banned. */
 float value_of(uint key)
 {
     return uintBitsToFloat((key & 0x80000000u) != 0 ? key & 0x7fffffffu : ~key);
@@ -152,9 +148,9 @@ bool is_banned(uint id)
 vec4 read_line(uint line)
 {
     vec4 x = vec4(MINUS_INF);
-    if (whole && line < lines)
+    if ((PLAIN || whole) && line < lines)
         x = F32x4s(row).v[line];
-    if (!whole)
+    if (!PLAIN && !whole)
         [[unroll]] for (uint i = 0; i < 4; i++)
             if (line * 4 + i < p.n_vocab)
                 x[i] = F32s(row).v[line * 4 + i];
@@ -167,7 +163,7 @@ vec4 clean_line(uint line, vec4 x)
     [[unroll]] for (uint i = 0; i < 4; i++)
         if ((floatBitsToUint(x[i]) & 0x7fffffffu) > 0x7f800000u)
             x[i] = MINUS_INF;
-    if (params.banned_count > 0) {
+    if (!PLAIN && params.banned_count > 0) {
         uint bits = maybe_banned(line * 4);
         if (bits != 0)
             [[unroll]] for (uint i = 0; i < 4; i++)

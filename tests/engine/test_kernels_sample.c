@@ -62,8 +62,53 @@ static void check_scratch(struct bed *b, const struct tensor *t)
     free(words);
 }
 
-static void run(struct bed *b, const float *logits, struct row *rows, uint32_t count,
-                uint32_t n_vocab, uint32_t *ret_ids)
+/* As kernel_sample() is told: whether no row has a filter, and whether the logits came with bests.
+ */
+enum way { FILTERED, PLAIN, WITH_BESTS };
+
+static bool is_plain(const struct row *rows, uint32_t count)
+{
+    bool plain = true;
+    for (uint32_t r = 0; r < count; r++)
+        plain &= rows[r].p.banned_count == 0 && rows[r].p.top_k == 0 && rows[r].p.min_p <= 0;
+    return plain;
+}
+
+enum { BESTS = 5 };
+
+/* The order of the floats, without NaN. */
+static uint32_t key_of(float x)
+{
+    uint32_t bits;
+    x = isnan(x) ? -INFINITY : x == 0 ? 0.0f : x;
+    memcpy(&bits, &x, sizeof bits);
+    return bits >> 31 ? ~bits : bits | UINT32_C(1) << 31;
+}
+
+/* The best of every BESTS-th id, [count][BESTS] of key and id. */
+static struct tensor bests_of(struct bed *b, const float *logits, uint32_t count, uint32_t n_vocab)
+{
+    uint32_t(*bests)[2] = take((size_t)count * BESTS * sizeof *bests);
+    for (uint32_t r = 0; r < count; r++)
+        for (uint32_t i = 0; i < BESTS; i++) {
+            uint32_t *best = bests[r * BESTS + i];
+            best[0] = key_of(-INFINITY);
+            best[1] = UINT32_MAX;
+            for (uint32_t id = i; id < n_vocab; id += BESTS) {
+                uint32_t key = key_of(logits[(size_t)r * n_vocab + id]);
+                if (key > best[0]) {
+                    best[0] = key;
+                    best[1] = id;
+                }
+            }
+        }
+    struct tensor t = bed_tensor(b, bests, (uint64_t)count * BESTS * sizeof *bests);
+    free(bests);
+    return t;
+}
+
+static void run_as(struct bed *b, enum way way, const float *logits, struct row *rows,
+                   uint32_t count, uint32_t n_vocab, uint32_t *ret_ids)
 {
     bool draws = false;
     struct sample_row *params = take(count * sizeof *params);
@@ -79,22 +124,41 @@ static void run(struct bed *b, const float *logits, struct row *rows, uint32_t c
     struct tensor logits_t = bed_tensor(b, logits, (uint64_t)count * n_vocab * 4);
     struct tensor params_t = bed_tensor(b, params, count * sizeof *params);
     struct tensor banned_t = bed_tensor(b, banned, used * 4), out = bed_tensor(b, NULL, count * 4);
-    struct tensor scratch = scratch_of(b, count);
+    struct tensor scratch = scratch_of(b, count), bests = {0};
+    if (way == WITH_BESTS)
+        bests = bests_of(b, logits, count, n_vocab);
     struct push_sample p = {.logits = logits_t.address,
                             .params = params_t.address,
                             .banned = banned_t.address,
                             .out = out.address,
                             .scratch = scratch.address,
+                            .bests = bests.address,
+                            .bests_count = way == WITH_BESTS ? BESTS : 0,
                             .rows = count,
                             .n_vocab = n_vocab};
     bed_begin(b);
-    kernel_sample(b->kernels, &p, draws);
+    kernel_sample(b->kernels, &p, draws, way != FILTERED);
     bed_run(b);
     bed_check(b);
     bed_get(b, &out, ret_ids);
     check_scratch(b, &scratch);
     free(params);
     free(banned);
+}
+
+static void run(struct bed *b, const float *logits, struct row *rows, uint32_t count,
+                uint32_t n_vocab, uint32_t *ret_ids)
+{
+    uint32_t *same = take(count * sizeof *same);
+    enum way last = is_plain(rows, count) ? WITH_BESTS : FILTERED;
+    run_as(b, FILTERED, logits, rows, count, n_vocab, ret_ids);
+    for (enum way way = PLAIN; way <= last; way++) {
+        run_as(b, way, logits, rows, count, n_vocab, same);
+        if (!CHECK(memcmp(same, ret_ids, count * sizeof *same) == 0))
+            fprintf(stderr, "    %s, %u rows of %u\n", way == PLAIN ? "plain" : "with bests", count,
+                    n_vocab);
+    }
+    free(same);
 }
 
 static uint32_t run_one(struct bed *b, const float *logits, struct row row, uint32_t n_vocab)
@@ -210,6 +274,40 @@ static double twin_random(const struct sample_row *p, uint32_t round)
     return ldexp(counter[0], -32) + ldexp(counter[1], -64);
 }
 
+/* What round 0 leaves out for top_p < 1, if it may: values up to this, of those that are kept (z).
+ * As push.h guesses it, in the floats that the shader has. */
+static float twin_tail(const float *logits, const struct row *row, const double *z, uint32_t n,
+                       double zmax, double *ret_margin)
+{
+    uint32_t levels[SAMPLE_LEVELS] = {0}, lines = (n + 3) / 4;
+    uint32_t stride = (lines + SAMPLE_LOOK_LINES - 1) / SAMPLE_LOOK_LINES;
+    float scale = 1 / row->p.temperature, zmax_f = -INFINITY, tail = -INFINITY;
+    double total = 0, sum = 0;
+    stride = stride < 8 ? 8 : stride;
+    for (uint32_t i = 0; i < n; i++)
+        if (z[i] > -INFINITY)
+            zmax_f = fmaxf(zmax_f, logits[i] * scale);
+    for (uint32_t i = 0; i < n; i++) {
+        if (i / 4 % stride != 0 || !(z[i] > -INFINITY))
+            continue;
+        uint32_t level = (uint32_t)((zmax_f - logits[i] * scale) * SAMPLE_LEVELS_UNIT);
+        uint32_t mass = (uint32_t)twin_mass(z[i], zmax) >> 12;
+        levels[level < SAMPLE_LEVELS ? level : SAMPLE_LEVELS - 1] += mass;
+        total += mass;
+    }
+    float most = (float)total * (1 - row->p.top_p) * 0.9375f;
+    for (uint32_t level = SAMPLE_LEVELS; level-- > 0;) {
+        sum += levels[level];
+        if (sum > 0)
+            *ret_margin = fmin(*ret_margin, fabs(sum - (double)most) / total);
+        if (sum <= floor((double)most))
+            tail = zmax_f - (float)level / SAMPLE_LEVELS_UNIT;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        *ret_margin = fmin(*ret_margin, fabs((double)(logits[i] * scale - tail)));
+    return tail;
+}
+
 /* The id drawn; *ret_margin: of all decisions, the nearest to another outcome. */
 static uint32_t twin_draw(const float *logits, const struct row *row, uint32_t n,
                           double *ret_margin)
@@ -217,14 +315,26 @@ static uint32_t twin_draw(const float *logits, const struct row *row, uint32_t n
     double zmax, *z = twin_kept(logits, row, n, &zmax, ret_margin), above = INFINITY;
     double least = twin_nucleus(z, n, zmax, row->p.top_p, ret_margin);
     uint32_t *order = twin_order(n), id = 0;
+    double tail = -INFINITY, all = 0, without = 0;
+    if (row->p.top_p < 1)
+        tail = (double)twin_tail(logits, row, z, n, zmax, ret_margin);
+    for (uint32_t i = 0; i < n; i++) {
+        all += twin_mass(z[i], zmax);
+        without += z[i] > tail ? twin_mass(z[i], zmax) : 0;
+    }
+    if (tail > -INFINITY)
+        *ret_margin = fmin(*ret_margin, fabs(without / all - (double)row->p.top_p));
+    bool leaves_out = without >= all * (double)row->p.top_p;
     for (uint32_t round = 0; round == 0 || above < least; round++) {
         double total = 0, sum = 0;
+        if (round == 0)
+            above = leaves_out ? tail : -INFINITY;
         for (uint32_t i = 0; i < n; i++)
-            total += round == 0 || z[i] > above ? twin_mass(z[i], zmax) : 0;
+            total += z[i] > above ? twin_mass(z[i], zmax) : 0;
         double target = twin_random(&row->p, round) * total;
         for (uint32_t i = 0; i < n && sum <= target; i++) {
             id = order[i];
-            sum += round == 0 || z[id] > above ? twin_mass(z[id], zmax) : 0;
+            sum += z[id] > above ? twin_mass(z[id], zmax) : 0;
             *ret_margin = fmin(*ret_margin, fabs(sum - target) / total);
         }
         above = z[id];
@@ -468,8 +578,8 @@ static void test_sizes(struct bed *b)
     } ways[] = {{64, 1, 1},    {64, 4, 1},  {64, 4, 3},  {128, 4, 1}, {256, 1, 1}, {1024, 4, 1},
                 {1024, 4, 32}, {256, 4, 1}, {256, 4, 2}, {256, 4, 3}, {256, 4, 8}, {256, 4, 32}};
     enum { ROWS = 24, FEW = 2 }; /* few where so many workgroups take a software device long */
-    /* Rows that have no lines of four, rows that do, a real vocabulary. */
-    static const uint32_t vocabs[] = {4099, 9000, 151936}, counts[] = {ROWS, ROWS, 7};
+    /* Rows that have no lines of four, rows that do, a real vocabulary; rows without filters. */
+    static const uint32_t vocabs[] = {4099, 9000, 151936, 9000}, counts[] = {ROWS, ROWS, 7, ROWS};
     unsigned ran = 0, drawn = 0;
     float *x[ARRAY_LEN(vocabs)];
     static struct row rows[ARRAY_LEN(vocabs)][ROWS];
@@ -478,6 +588,10 @@ static void test_sizes(struct bed *b)
         x[v] = bed_floats(b, (size_t)counts[v] * vocabs[v], -3, 3);
         for (uint32_t r = 0; r < counts[v]; r++)
             fill_row(b, &rows[v][r], r, vocabs[v]);
+        for (uint32_t r = 0; r < counts[v] && v == 3; r++) {
+            rows[v][r].p.top_k = rows[v][r].p.banned_count = 0;
+            rows[v][r].p.min_p = 0;
+        }
         run(b, x[v], rows[v], counts[v], vocabs[v], first[v]);
         for (uint32_t r = 0; r < counts[v]; r++)
             drawn += first[v][r] != first[v][0];
@@ -573,7 +687,7 @@ static void time_rows(struct bed *b, const char *what, uint32_t count, struct ro
                                 .rows = count,
                                 .n_vocab = N};
         bed_begin(b);
-        kernel_sample(b->kernels, &p, row.p.temperature > 0);
+        kernel_sample(b->kernels, &p, row.p.temperature > 0, false);
         clock_t begin_cpu = clock();
         uint64_t begin = clock_mono_ns();
         bed_run(b);
@@ -601,7 +715,7 @@ int main(int argc, char **argv)
     }
     struct push_sample none = {.n_vocab = 3};
     bed_begin(&b);
-    kernel_sample(b.kernels, &none, true);
+    kernel_sample(b.kernels, &none, true, true);
     bed_run(&b);
     test_philox();
     test_greedy(&b);
