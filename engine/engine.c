@@ -219,7 +219,7 @@ enum err engine_create(const struct model *m, const struct engine_options *o, st
     if (r != ERR_OK)
         goto fail;
     e->info.device = *gpu_info(e->gpu);
-    e->tuning = memory_tuning(o, e->info.device.software);
+    e->tuning = memory_tuning(o, m, e->info.device.software);
     r = kernels_create(e->gpu, types_of(m), &e->kernels, why);
     if (r != ERR_OK)
         goto fail;
@@ -267,41 +267,12 @@ void engine_destroy(struct engine **e_ptr)
     if (e == NULL)
         return;
     if (e->gpu != NULL) {
-        struct gpu_buffer *buffers[] = {&e->angles_local,
-                                        &e->router,
-                                        &e->expert_ids,
-                                        &e->expert_weights,
-                                        &e->expert_pairs,
-                                        &e->expert_tiles,
-                                        &e->expert_out,
-                                        &e->angles,
-                                        &e->step_host[0],
-                                        &e->step_host[1],
-                                        &e->step_device,
-                                        &e->step_direct[0],
-                                        &e->step_direct[1],
-                                        &e->x,
-                                        &e->normed,
-                                        &e->qkv,
-                                        &e->attn,
-                                        &e->embd_tiles,
-                                        &e->attn_tiles,
-                                        &e->ff_tiles,
-                                        &e->q,
-                                        &e->in_band,
-                                        &e->gate_up,
-                                        &e->hidden,
-                                        &e->logits,
-                                        &e->sample_scratch,
-                                        &e->tokens_device,
-                                        &e->tokens_host[0],
-                                        &e->tokens_host[1],
-                                        &e->logits_host,
-                                        &e->logprobs_device,
-                                        &e->logprobs_host[0],
-                                        &e->logprobs_host[1]};
-        for (size_t i = 0; i < ARRAY_LEN(buffers); i++)
-            gpu_buffer_destroy(e->gpu, buffers[i]);
+        struct engine_buffer buffers[ENGINE_BUFFERS];
+        size_t buffers_count = memory_buffers(e, buffers);
+        for (size_t i = 0; i < buffers_count; i++)
+            gpu_buffer_destroy(e->gpu, buffers[i].buffer);
+        gpu_buffer_destroy(e->gpu, &e->angles);
+        gpu_buffer_destroy(e->gpu, &e->angles_local);
         for (uint32_t i = 0; e->kv_buffers != NULL && i < e->model->n_layer; i++)
             gpu_buffer_destroy(e->gpu, &e->kv_buffers[i]);
         weights_free_tiles(&e->weights, e->gpu, e->model->n_layer);

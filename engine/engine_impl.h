@@ -79,14 +79,14 @@ struct step_layout {
  * one of two places, in turn. Offsets in a place, in bytes. */
 struct in_band_layout {
     uint64_t x_mid, x_out; /* F32 [IN_BAND_ROWS][n_embd]: behind attention, behind the layer */
-    uint64_t norm;         /* f16 row tiles [IN_BAND_ROWS][n_embd]: x_mid, normed */
-    uint64_t attn, ff;     /* the same of [n_head * head_size], [n_ff] */
-    uint64_t half;         /* matrix_half_bytes(n_embd) */
+    /* f16 row tiles [IN_BAND_ROWS] of n_embd (normed rows), n_head * head_size, n_ff. */
+    uint64_t attn_norm, ff_norm, attn, ff;
+    uint64_t half; /* matrix_half_bytes(n_embd) */
     uint64_t turn_bytes;
     uint64_t scratch; /* behind both turns, attention's: as attn, of REHEARSE_ROWS */
     uint64_t total;
 };
-enum { IN_BAND_ROWS = 8, REHEARSE_ROWS = 16 };
+enum { IN_BAND_ROWS = 32, REHEARSE_ROWS = 16 };
 
 struct step_row {
     struct sequence *seq;
@@ -218,7 +218,7 @@ struct engine_buffer {
     const char *what;
 };
 /* What the options ask for, or what suits the device. */
-struct tuning memory_tuning(const struct engine_options *o, bool software);
+struct tuning memory_tuning(const struct engine_options *o, const struct model *m, bool software);
 /* Whether the matrix family runs this model on this device. */
 bool memory_uses_matrix(const struct engine *e);
 /* Of that, in which forms weights are kept beside what the file has: those that fit beside

@@ -5,10 +5,11 @@
 #include "engine/engine_impl.h"
 
 /* In band a stage waits by count at least for what its layer's attention waited for, the
- * projections (shaders/chain.glsl). So many stages lie between: qkv, attention, attn_output, norm,
- * gate_up, ffn_down. gate_up waits for attn_output: its many workgroups would look for rows all the
- * time that attention takes, and slow it down (bench/NOTES.md). */
-enum { QKV_BEHIND = 5, OUTPUT_BEHIND = 1, NORM_BEHIND = 2, GATE_UP_BEHIND = 1, DOWN_BEHIND = 4 };
+ * projections (shaders/chain.glsl), or those of the layer before. So many stages lie between: qkv,
+ * attention, attn_output, norm, gate_up, ffn_down, norm. A matmul behind a norm waits for what the
+ * norm does: its many workgroups would look for rows all the time that attention takes, and slow it
+ * down (bench/NOTES.md). */
+enum { LAYER_BEHIND = 5, OUTPUT_BEHIND = 1, NORM_BEHIND = 2, NORMED_BEHIND = 1, DOWN_BEHIND = 4 };
 
 /* Attention rehearses where it has so few workgroups that others of their kind do not warm caches
  * for them. */
@@ -16,7 +17,7 @@ enum { REHEARSE_GROUPS = 32 };
 
 /* What a layer's kernels leave for the next one: x behind attention and behind the layer, and row
  * tiles. */
-enum place { X_MID, X_OUT, NORM, ATTN, FF, HALF, PLACES };
+enum place { X_MID, X_OUT, ATTN_NORM, FF_NORM, ATTN, FF, HALF, PLACES };
 
 /* Usually there is one of each, and x is changed in place. In band it is one of two in turn, and
  * who writes it clears the other (shaders/chain.glsl). */
@@ -29,13 +30,16 @@ struct places {
 static struct places places_of(const struct engine *e, const struct layer_weights *l)
 {
     const struct in_band_layout *in = &e->in_band_layout;
-    const uint64_t offsets[PLACES] = {[X_MID] = in->x_mid, [X_OUT] = in->x_out, [NORM] = in->norm,
-                                      [ATTN] = in->attn,   [FF] = in->ff,       [HALF] = in->half};
+    const uint64_t offsets[PLACES] = {
+        [X_MID] = in->x_mid,     [X_OUT] = in->x_out, [ATTN_NORM] = in->attn_norm,
+        [FF_NORM] = in->ff_norm, [ATTN] = in->attn,   [FF] = in->ff,
+        [HALF] = in->half};
     uint64_t x = e->x.address;
     struct places p = {.x_in = x,
                        .at = {[X_MID] = x,
                               [X_OUT] = x,
-                              [NORM] = e->embd_tiles.address,
+                              [ATTN_NORM] = e->embd_tiles.address,
+                              [FF_NORM] = e->embd_tiles.address,
                               [ATTN] = e->attn_tiles.address,
                               [FF] = e->ff_tiles.address}};
     uint32_t layer = (uint32_t)(l - e->weights.layers);
@@ -57,24 +61,22 @@ static struct places places_of(const struct engine *e, const struct layer_weight
     return p;
 }
 
+/* memory_tuning() has looked at the model; this is about its weights. */
 static bool layer_in_band(const struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     const struct layer_matrices *x = &l->matrix;
     const struct matrix *m = e->matrix;
-    return x->qkv.paired && matrix_norms(m, &x->qkv, rows) && matrix_in_band(m, &x->qkv, rows) &&
+    return x->qkv.paired && matrix_in_band(m, &x->qkv, rows) &&
            matrix_in_band(m, &x->gate_up, rows) && matrix_in_band(m, &x->attn_output, rows) &&
-           matrix_in_band(m, &x->down, rows) && l->attn_post_norm.address == 0 &&
-           l->ffn_post_norm.address == 0;
+           matrix_in_band(m, &x->down, rows);
 }
 
 void forward_matrix_init(struct engine *e)
 {
-    uint32_t n = e->model->n_layer, rows = 0;
-    bool all =
-        e->matrix != NULL && e->info.chains && e->in_band_layout.turn_bytes != 0 && n % 2 == 0;
-    while (all && rows < e->tuning.in_band_rows && rows < IN_BAND_ROWS &&
-           rows < e->tuning.chain_rows) {
-        for (uint32_t i = 0; i < n && all; i++)
+    uint32_t rows = 0;
+    bool all = e->matrix != NULL && e->info.chains;
+    while (all && rows < e->tuning.in_band_rows && rows < e->tuning.chain_rows) {
+        for (uint32_t i = 0; i < e->model->n_layer && all; i++)
             all = layer_in_band(e, &e->weights.layers[i], rows + 1);
         rows += all;
     }
@@ -122,20 +124,20 @@ static bool norm(struct engine *e, const struct weight *w, const struct matrix_w
     return false;
 }
 
-/* The same of x behind attention, in band. */
-static void norm_in_band(struct engine *e, const struct weight *w, const struct places *at,
-                         uint32_t rows)
+/* The same of x, in band from one place to another: x_in_band: MATRIX_A_IN_BAND, if it is. */
+static void norm_in_band(struct engine *e, const struct weight *w, uint64_t x, uint32_t x_in_band,
+                         const struct places *at, enum place to, uint32_t behind, uint32_t rows)
 {
-    struct push_matrix_rows p = {.x = at->at[X_MID],
+    struct push_matrix_rows p = {.x = x,
                                  .weight = w->address,
-                                 .out = at->at[NORM],
-                                 .clear = at->clear[NORM],
+                                 .out = at->at[to],
+                                 .clear = at->clear[to],
                                  .rows = rows,
                                  .cols = e->model->n_embd,
                                  .stride = e->model->n_embd,
-                                 .options = MATRIX_A_IN_BAND,
+                                 .options = x_in_band,
                                  .eps = e->model->rms_eps};
-    gpu_chain_behind(e->gpu, NORM_BEHIND);
+    gpu_chain_behind(e->gpu, behind);
     matrix_rows(e->matrix, &p);
     forward_stage(e, "norm");
 }
@@ -189,7 +191,7 @@ static void project_and_rotate(struct engine *e, const struct layer_weights *l,
 {
     const struct model *m = e->model;
     uint64_t step = e->step_input;
-    struct push_matrix_qkv p = {.a = norms ? at->x_in : e->embd_tiles.address,
+    struct push_matrix_qkv p = {.a = norms ? at->x_in : at->at[ATTN_NORM],
                                 .norm = norms ? l->attn_norm.address : 0,
                                 .eps = m->rms_eps,
                                 .bias = l->q_bias.address,
@@ -206,8 +208,8 @@ static void project_and_rotate(struct engine *e, const struct layer_weights *l,
                                 .pages_stride = e->step_stride,
                                 .page_bytes = e->page_bytes,
                                 .options =
-                                    at->x_in_band | (m->rope_pairs_adjacent ? MATRIX_ADJACENT : 0)};
-    gpu_chain_behind(e->gpu, at->x_in_band != 0 ? QKV_BEHIND : 0);
+                                    at->in_band | (m->rope_pairs_adjacent ? MATRIX_ADJACENT : 0)};
+    gpu_chain_behind(e->gpu, at->in_band != 0 ? NORMED_BEHIND : 0);
     matrix_qkv(e->matrix, &p, &l->matrix.qkv);
     forward_stage(e, "qkv");
 }
@@ -272,18 +274,18 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, const 
     uint64_t in = e->embd_tiles.address;
     bool norms = false;
     if (at->in_band != 0)
-        norm_in_band(e, &l->ffn_norm, at, rows);
+        norm_in_band(e, &l->ffn_norm, at->at[X_MID], at->in_band, at, FF_NORM, NORM_BEHIND, rows);
     else
         norms = norm(e, &l->ffn_norm, &x->gate_up, rows);
     if (x->gate_up.tiles != 0 || x->gate_up.address != 0) {
-        struct push_matrix_matmul p = {.a = norms ? at->at[X_MID] : at->at[NORM],
+        struct push_matrix_matmul p = {.a = norms ? at->at[X_MID] : at->at[FF_NORM],
                                        .norm = norms ? l->ffn_norm.address : 0,
                                        .eps = e->model->rms_eps,
                                        .out = at->at[FF],
                                        .clear = at->clear[FF],
                                        .rows = rows,
                                        .options = at->in_band | activation_of(e)};
-        gpu_chain_behind(e->gpu, at->in_band != 0 ? GATE_UP_BEHIND : 0);
+        gpu_chain_behind(e->gpu, at->in_band != 0 ? NORMED_BEHIND : 0);
         matrix_matmul(e->matrix, &p, &x->gate_up);
         forward_stage(e, "gate_up");
     } else { /* two types, and no room for tiles */
@@ -313,7 +315,12 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, const 
 void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     struct places at = places_of(e, l);
-    bool norms = norm(e, &l->attn_norm, &l->matrix.qkv, rows);
+    bool norms = false;
+    if (at.in_band != 0)
+        norm_in_band(e, &l->attn_norm, at.x_in, at.x_in_band, &at, ATTN_NORM,
+                     at.x_in_band != 0 ? LAYER_BEHIND : 0, rows);
+    else
+        norms = norm(e, &l->attn_norm, &l->matrix.qkv, rows);
     if (l->matrix.qkv.paired) {
         project_and_rotate(e, l, &at, norms, rows);
     } else {

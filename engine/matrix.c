@@ -117,7 +117,7 @@ enum { EMULATED_MOST_TILES = 2 };
 enum { CACHED_FROM_ROWS = 32, CACHED_LEAST_TILES = 4096 }; /* a head's; gate_up was slower so */
 enum { MULTIPROCESSORS = 132, SPLIT_WARPS = 8, SPLIT_MOST_UNROLL = 10 };
 enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_TILES = 2, NORM_WARPS = 8 };
-enum { IN_BAND_MOST_TILES = 1, BESTS_MOST_TILES = 1 };
+enum { BESTS_MOST_TILES = 1 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
 enum attention { MANY, FEW_8, FEW_4, FEW_2, FEW_1, ATTENTIONS };
@@ -343,14 +343,17 @@ static bool normed_inside(const struct matrix *m, const struct matrix_weight *w,
 }
 
 /* Workgroups in rows and in outputs. Of byte tiles, whose registers are few, three fit on a
- * multiprocessor with one tile of rows, two with up to four, or with one where it norms. */
+ * multiprocessor with one tile of rows, or two if gated (but not where two take the same weights:
+ * bench/NOTES.md), two with up to four, or with one where it norms. */
 static void grid(const struct matrix *m, const struct variant *v, const struct matrix_weight *w,
                  uint32_t rows, bool norms, uint32_t *ret_rows, uint32_t *ret_outputs)
 {
     *ret_rows = (uint32_t)div_up(rows, 8 * v->tn * v->warps_n);
     *ret_outputs = (uint32_t)div_up(output_tiles(w), v->tm * v->warps_m);
     if (streams(v)) { /* all at once, and all of the same length */
-        bool two = w->bytes != 0 && v->tn <= (norms ? 1 : 4), three = two && v->tn == 1 && !norms;
+        bool two = w->bytes != 0 && v->tn <= (norms ? 1 : 4);
+        bool three = two && v->tn <= (w->gated && *ret_rows == 1 ? 2 : 1) && !norms;
+        two = two || (*ret_rows > 1 && v->tn == MATRIX_IN_BAND_TILES);
         uint32_t all = !two ? v->at_a_time : three ? 3 * MULTIPROCESSORS : 2 * MULTIPROCESSORS;
         uint64_t at_once = m->forced_groups != 0 ? m->forced_groups : max_u64(1, all / *ret_rows);
         *ret_outputs = (uint32_t)div_up(*ret_outputs, div_up(*ret_outputs, at_once));
@@ -419,10 +422,16 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
     if (m->forced >= 0)
         return (size_t)m->forced;
     matrix_slices(w->cols, &slices, &slice_groups);
+    bool in_band = rows <= m->tuning.in_band_rows && !w->logits;
     bool many = w->bytes != 0 && output_tiles(w) >= CACHED_LEAST_TILES;
     for (size_t i = 0; i < VARIANTS; i++) {
         const struct variant *v = &variants[i];
-        if (rows < v->from_rows || rows > v->to_rows || !matrix_variant_fits(m, i, w->cols))
+        /* In band two tiles of rows at most, and as often as it takes. */
+        bool more = in_band && v->tn == MATRIX_IN_BAND_TILES && v->to_rows > 0;
+        if (rows < v->from_rows || (rows > v->to_rows && !more) ||
+            !matrix_variant_fits(m, i, w->cols))
+            continue;
+        if (in_band && v->tn > MATRIX_IN_BAND_TILES)
             continue;
         if (streams(v) && div_up(rows, 8) * 8 > m->tuning.stream_rows)
             continue;
@@ -458,7 +467,7 @@ bool matrix_in_band(const struct matrix *m, const struct matrix_weight *w, uint3
 {
     bool readable = w->tiles != 0 || w->address != 0;
     const struct variant *v = &variants[choose(m, w, rows)];
-    return readable && chained(v) && v->tn <= IN_BAND_MOST_TILES;
+    return readable && chained(v) && v->tn <= MATRIX_IN_BAND_TILES;
 }
 
 static uint32_t slice_groups_of(uint32_t cols)
@@ -628,7 +637,7 @@ void matrix_expand(struct matrix *m, const struct push_matrix_expand *p, enum te
 
 void matrix_rows(struct matrix *m, const struct push_matrix_rows *p)
 {
-    bool in_band = (p->options & MATRIX_A_IN_BAND) != 0;
+    bool in_band = p->clear != 0;
     assert(!in_band || p->cols <= MATRIX_ROWS_IN_BAND_COLS);
     gpu_dispatch(m->gpu, m->rows, p, in_band ? p->rows : (uint32_t)div_up(p->rows, 2), 1, 1);
 }

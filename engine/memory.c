@@ -37,12 +37,27 @@ bool memory_uses_matrix(const struct engine *e)
            m->n_head / m->n_head_kv <= 64;
 }
 
+/* Whether all of a layer's results may arrive in band: forward_matrix.c. Places take turns by
+ * layer, so there are two layers, or four. */
+static bool may_be_in_band(const struct model *m)
+{
+    bool all = m->n_layer % 2 == 0 && m->n_expert == 0 && m->n_embd <= MATRIX_ROWS_IN_BAND_COLS &&
+               m->rope_dims == m->head_size;
+    for (uint32_t i = 0; i < m->n_layer && all; i++) {
+        const struct model_layer *l = &m->layers[i];
+        all = l->attn_q_norm == NULL && l->attn_post_norm == NULL && l->ffn_post_norm == NULL;
+    }
+    return all;
+}
+
 /* On a software device nothing waits, and workgroups need not run together. */
-struct tuning memory_tuning(const struct engine_options *o, bool software)
+struct tuning memory_tuning(const struct engine_options *o, const struct model *m, bool software)
 {
     struct tuning t = o->tuning != NULL ? *o->tuning : tuning_defaults();
     if (o->tuning == NULL && software)
         t.in_band_rows = t.split_rows = t.rehearse = 0;
+    if (!may_be_in_band(m))
+        t.in_band_rows = t.split_rows = 0;
     return t;
 }
 
@@ -108,10 +123,11 @@ static void lay_out_in_band(struct engine *e)
     *l = (struct in_band_layout){0};
     if (!memory_uses_matrix(e))
         return;
-    if (m->n_expert == 0 && e->tuning.in_band_rows > 0) {
+    if (e->tuning.in_band_rows > 0) {
         l->x_mid = take(&l->turn_bytes, f32 * m->n_embd);
         l->x_out = take(&l->turn_bytes, f32 * m->n_embd);
-        l->norm = take(&l->turn_bytes, f16 * m->n_embd);
+        l->attn_norm = take(&l->turn_bytes, f16 * m->n_embd);
+        l->ff_norm = take(&l->turn_bytes, f16 * m->n_embd);
         l->attn = take(&l->turn_bytes, f16 * m->n_head * m->head_size);
         l->ff = take(&l->turn_bytes, f16 * m->n_ff);
         l->half = take(&l->turn_bytes, matrix_half_bytes(m->n_embd));
@@ -303,7 +319,7 @@ enum err engine_plan_memory(const struct model *m, const struct gpu_device_info 
 {
     struct engine e = {.model = m,
                        .options = *o,
-                       .tuning = memory_tuning(o, device->software),
+                       .tuning = memory_tuning(o, m, device->software),
                        .info.device = *device};
     struct engine_memory plan = {.free_bytes = free_bytes};
     uint32_t pages = 0;

@@ -11,7 +11,7 @@
 /* X(name, default, most, what it is) */
 #define TUNABLES(X)                                                                                \
     X(chain_rows, 96, 1024, "steps of up to so many rows are chains of dispatches")                \
-    X(in_band_rows, 8, 8, "results of up to so many rows are waited for in band")                  \
+    X(in_band_rows, 32, 32, "results of up to so many rows are waited for in band")                \
     X(split_rows, 8, 8, "of those, a long sum is two workgroups' work for up to so many rows")     \
     X(rehearse, 1, 1, "1: attention of few rows runs once for nothing while it waits")             \
     X(norm_rows, 16, 16, "matmuls norm up to so many rows themselves")                             \

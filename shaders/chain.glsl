@@ -7,9 +7,10 @@
  * without the fence, the count and the look at the count. Until it is written a place is UNWRITTEN, which no result is;
  * who reads it looks again until it is not. There are two of each such place, in turn: who writes one of them makes the
  * other UNWRITTEN, since all its readers are through: they are what its own input was made from. A count is waited for
- * all the same: at least what the layer's attention, which is not in band, waited for (engine/forward_matrix.c). Nothing from
- * that attention on can have counted before all that came before it was done, so the count says that, and so that what
- * the layer before cleared is UNWRITTEN. It was reached before the values can be there: no time is lost. */
+ * all the same: at least what the layer's attention, which is not in band, waited for, or the one's before
+ * (engine/forward_matrix.c). Nothing from that attention on can have counted before all that came before it was done,
+ * so the count says that, and so that what the layer before cleared is UNWRITTEN. It was reached before the values can
+ * be there: no time is lost. */
 #ifndef OCTO_CHAIN_GLSL
 #define OCTO_CHAIN_GLSL
 

@@ -45,14 +45,14 @@ const uint WARPS = WARPS_M * WARPS_N * WARPS_K;
 #include "matrix.glsl"
 
 const uint TILES = TM * TN;
+const bool NORMED = NORM_GROUPS > 0;
 const uint AHEAD = UNROLL > 0 ? UNROLL : 1;
 const bool CHAINED = UNROLL > 0 && WARPS_K > 1 && !ROWS_CACHED; /* others read their rows through caches */
-const bool FEW = CHAINED && TN == 1; /* input may come in band */
+const bool FEW = CHAINED && !NORMED && TN <= MATRIX_IN_BAND_TILES; /* input may come in band */
 const uint OWN = (TILES + WARPS_K - 1) / WARPS_K; /* tiles whose slices a warp adds up and writes */
 
 shared vec4 partial[WARPS_K > 1 ? WARPS * TILES * WARP : 1]; /* a slice's sums of all warps */
 
-const bool NORMED = NORM_GROUPS > 0;
 shared uvec4 normed[NORMED ? TN * NORM_GROUPS * WARP : 1];
 const uint NORM_ROWS = 8 * TN;
 uint norm_tile; /* where the tile of the row at hand begins */
@@ -77,22 +77,12 @@ void norm_rows(uint first)
 {
     uint count = min(p.rows - first, NORM_ROWS), warp = gl_LocalInvocationID.y, lane = warp * WARP + warp_lane();
     vec4 x[NORM_ROWS * NORM_OWN];
-    uint tries = 0;
-    bool comes;
-    do {
-        [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
-            [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
-                uint i = lane + o * NORM_LANES;
-                bool there = r < count && lane < NORM_LANES && i < NORM_GROUPS * 8;
-                x[r * NORM_OWN + o] = !there ? vec4(0.0)
-                                      : FEW  ? ComingF32x4s(at(p.a, first + r, p.k, 4)).v[i]
-                                             : FreshF32x4s(at(p.a, first + r, p.k, 4)).v[i];
-            }
-        comes = false;
-        if (FEW && (p.options & MATRIX_A_IN_BAND) != 0)
-            [[unroll]] for (uint i = 0; i < NORM_ROWS * NORM_OWN; i++)
-                comes = comes || unwritten(x[i]);
-    } while (comes && chain_again(tries));
+    [[unroll]] for (uint r = 0; r < NORM_ROWS; r++)
+        [[unroll]] for (uint o = 0; o < NORM_OWN; o++) {
+            uint i = lane + o * NORM_LANES;
+            bool there = r < count && lane < NORM_LANES && i < NORM_GROUPS * 8;
+            x[r * NORM_OWN + o] = there ? FreshF32x4s(at(p.a, first + r, p.k, 4)).v[i] : vec4(0.0);
+        }
     [[unroll]] for (uint j = 0; j < TN; j++) {
         float sum[8];
         [[unroll]] for (uint r = 0; r < 8; r++) {
@@ -206,7 +196,7 @@ uint weight_row(uint tile, uint g, uint upper)
         x[x_at + j] = row_first + j * 8 < p.rows ? ComingUnits(row_base).v[(j * groups + (b)) * 32] : uvec4(0);
 /* Of `count` groups, group(u) = `group`. */
 #define AWAIT_ROWS(count, group, x) \
-    if (FEW && !NORMED && (p.options & MATRIX_A_IN_BAND) != 0) { \
+    if (FEW && (p.options & MATRIX_A_IN_BAND) != 0) { \
         uint tries = 0; \
         bool comes; \
         do { \
@@ -636,75 +626,7 @@ void blocks()
 #if defined(WEIGHT_BYTES) || defined(QKV)
 #define NO_HALVES
 #else
-/* A tile of few rows by two workgroups: the first one has WARPS_K slices and sends their sum in band, the second one
- * adds the rest. So all weights are there before the rows come, half of them in registers and half in shared memory,
- * and a multiprocessor has room for a workgroup of the dispatch before beside it. */
-const uint IN_SHARED = SPLIT ? UNROLL / 2 : 0; /* groups */
-shared uvec4 others[IN_SHARED > 0 ? WARPS * IN_SHARED * 2 * WARP : 1];
-#define OTHER(u, half_) ((warp * IN_SHARED + (u)) * 2 + (half_)) * WARP + lane
-
-void halves()
-{
-    uint lane = warp_lane(), warp = gl_LocalInvocationID.y, groups = p.k / 32, part = gl_WorkGroupID.y;
-    uint out_tile = gl_WorkGroupID.x, slices = (groups + AHEAD - 1) / AHEAD; /* WARPS_K < slices <= 2 WARPS_K */
-    uint begin = (part * WARPS_K + warp) * AHEAD;
-    bool ends = warp == 0;
-    uvec4 w[AHEAD * 2], x[AHEAD];
-    End end;
-    WEIGHTS_AT;
-    WEIGHTS_MOVE(out_tile)
-    [[unroll]] for (uint u = AHEAD - IN_SHARED; u < AHEAD; u++) {
-        LOAD_WEIGHTS(min(begin + u, groups - 1), w, u * 2)
-    }
-    [[unroll]] for (uint u = 0; u < IN_SHARED; u++)
-        [[unroll]] for (uint i = 0; i < 2; i++)
-            others[OTHER(u, i)] = w[(AHEAD - IN_SHARED + u) * 2 + i];
-    [[unroll]] for (uint u = 0; u < AHEAD - IN_SHARED; u++) {
-        LOAD_WEIGHTS(min(begin + u, groups - 1), w, u * 2)
-    }
-    ROWS_AT(0)
-    chain_wait();
-    AWAIT_ROWS(AHEAD, min(begin + u, groups - 1), x)
-    vec4 acc[1] = vec4[1](vec4(0.0));
-    [[unroll]] for (uint u = 0; u < AHEAD; u++) {
-        if (begin + u >= groups) /* adds nothing */
-            x[u] = uvec4(0);
-        if (u >= AHEAD - IN_SHARED)
-            [[unroll]] for (uint i = 0; i < 2; i++)
-                w[u * 2 + i] = others[OTHER(u - (AHEAD - IN_SHARED), i)];
-        MULTIPLY(w, u * 2, x, u)
-    }
-    partial[warp * WARP + lane] = acc[0];
-    if (ends && part == 1) /* while the other workgroup's sums are on their way */
-        end = load_end(out_tile, 0);
-    barrier();
-    if (ends) {
-        vec4 total = vec4(0.0), sum[WARPS_K];
-        uint tries = 0, first = part * WARPS_K;
-        [[unroll]] for (uint s = 0; s < WARPS_K; s++)
-            sum[s] = partial[s * WARP + lane];
-        if (part == 1)
-            do
-                total = ComingF32x4s(p.half_sums).v[out_tile * WARP + lane];
-            while (unwritten(total) && chain_again(tries));
-#ifdef MATRIX_EMULATED /* llvmpipe loses what a lane saw before its neighbours did */
-        if (part == 1)
-            total = ComingF32x4s(p.half_sums).v[out_tile * WARP + lane];
-#endif
-        [[unroll]] for (uint s = 0; s < WARPS_K; s++)
-            if (first + s < slices)
-                total += sum[s];
-        if (part == 1) {
-            write_tile(out_tile, 0, total, end);
-        } else {
-            [[unroll]] for (uint e = 0; e < 4; e++)
-                total[e] = in_band(total[e]);
-            FreshF32x4s(p.half_sums).v[out_tile * WARP + lane] = total;
-            FreshUnits(p.half_clear).v[out_tile * WARP + lane] = uvec4(UNWRITTEN);
-        }
-    }
-    chain_done();
-}
+#include "matrix_halves.glsl"
 #endif
 
 void main()

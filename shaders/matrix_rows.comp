@@ -1,6 +1,6 @@
 #version 460
 /* Rows of f32 to row tiles of f16 (matrix.glsl), normalized first where there is a weight. A workgroup takes two
- * rows; where they come in band (chain.glsl), one. */
+ * rows; where what it leaves is in band (chain.glsl), one. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 
@@ -22,15 +22,21 @@ FreshF32x4s row_of(uint r)
     return FreshF32x4s(at(p.x, p.idx != 0 ? U32s(p.idx).v[r] : r, p.stride, 4));
 }
 
+/* Where the tile of row r begins. */
+uint64_t tile_at(uint r)
+{
+    return uint64_t(r / 8) * (p.cols / 32) * 512;
+}
+
 const uint OWN = MATRIX_ROWS_IN_BAND_COLS / 4 / NORM_LANES; /* fours of a row a lane */
 
 void norm_in_band()
 {
     uint r = gl_WorkGroupID.x, lane = gl_LocalInvocationID.y * WARP + warp_lane(), fours = p.cols / 4, tries = 0;
     ComingF32x4s x = ComingF32x4s(at(p.x, r, p.stride, 4));
-    FreshU32s cleared = FreshU32s(p.clear);
+    FreshU32s cleared = FreshU32s(p.clear + tile_at(r));
     vec4 y[OWN], weight[OWN];
-    tile = FreshU32s(p.out_);
+    tile = FreshU32s(p.out_ + tile_at(r));
     [[unroll]] for (uint o = 0; o < OWN; o++)
         weight[o] = F32x4s(p.weight).v[min(lane + o * NORM_LANES, fours - 1)];
     chain_wait();
@@ -42,7 +48,7 @@ void norm_in_band()
             y[o] = i < fours ? x.v[i] : vec4(0.0);
             comes = comes || unwritten(y[o]);
         }
-    } while (comes && chain_again(tries));
+    } while (comes && (p.options & MATRIX_A_IN_BAND) != 0 && chain_again(tries));
     float sum = 0.0;
     [[unroll]] for (uint o = 0; o < OWN; o++)
         sum = add_squares(y[o], sum);
@@ -55,13 +61,13 @@ void norm_in_band()
         total = total + partial[w].x;
     float scale = norm_scale(total, p.cols, p.eps);
     [[unroll]] for (uint o = 0; o < OWN; o++) {
-        uint i = lane + o * NORM_LANES, word = norm_place(i, r) * 4 + norm_part(i);
+        uint i = lane + o * NORM_LANES, word = norm_place(i, r % 8) * 4 + norm_part(i);
         if (i >= fours)
             continue;
         vec4 z = scaled(y[o], scale, weight[o]);
         [[unroll]] for (uint e = 0; e < 4; e++)
             z[e] = in_band(z[e]);
-        put_four(i, r, z);
+        put_four(i, r % 8, z);
         cleared.v[word] = UNWRITTEN;
         cleared.v[word + 1] = UNWRITTEN;
     }
@@ -70,7 +76,7 @@ void norm_in_band()
 
 void main()
 {
-    if ((p.options & MATRIX_A_IN_BAND) != 0) {
+    if (p.clear != 0) {
         norm_in_band();
         return;
     }
@@ -78,7 +84,7 @@ void main()
     bool has_b = a + 1 < p.rows;
     FreshF32x4s xa = row_of(a), xb = row_of(has_b ? a + 1 : a);
     F32x4s weight = F32x4s(p.weight);
-    tile = FreshU32s(p.out_ + uint64_t(a / 8) * (p.cols / 32) * 512);
+    tile = FreshU32s(p.out_ + tile_at(a));
     vec2 scale = vec2(1.0);
     chain_wait();
     if (p.weight != 0) {

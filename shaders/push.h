@@ -73,7 +73,8 @@
  * or a quantized tensor. Gated: n outputs act(w[j] a) * (w'[j] a) as row tiles, w' = w_high from its row high_row on
  * (weight tiles: eight rows of w and eight of w' alternate). k a multiple of 32.
  * Rows are padded to what the variant takes.
- * norm (few rows, matrix_norms()): a is F32 rows [rows][k] instead, normalized on the way with weight norm and eps.
+ * norm (few rows, matrix_norms()): a is F32 rows [rows][k] instead, normalized on the way with weight norm and eps; it
+ * does not come in band then.
  * options: MATRIX_GELU instead of silu, and what of the input comes in band. clear (0: none): out's other place, which
  * becomes UNWRITTEN. half_sums (matrix_splits(); 0: none), half_clear: the two places of sums on their way from one
  * workgroup of a tile to the other, in band. bests (0: none): uint2 [rows][matrix_bests()], of each workgroup's outputs
@@ -101,12 +102,13 @@
 #define PUSH_MATRIX_EXPAND                                                                         \
     ADDR(w) ADDR_OUT U32(n) U32(k) U32(halves) U32(upper) U32(first_row) U32(head_size) U32(adjacent)
 /* out (row tiles) = norm(x[idx[r], :]) * weight as PUSH_RMSNORM; weight 0: x as it is. Row s begins at s * stride, a
- * multiple of 4. options: MATRIX_A_IN_BAND, then clear is as in PUSH_MATRIX_MATMUL, there is a weight and no idx, and
- * cols is at most MATRIX_ROWS_IN_BAND_COLS. */
+ * multiple of 4. clear: as in PUSH_MATRIX_MATMUL; then there is a
+ * weight and no idx, cols is at most MATRIX_ROWS_IN_BAND_COLS, and options may have MATRIX_A_IN_BAND. */
 #define PUSH_MATRIX_ROWS                                                                           \
     ADDR(x) ADDR(weight) ADDR(idx) ADDR_OUT ADDR(clear) PUSH_CHAIN                                 \
     U32(rows) U32(cols) U32(stride) U32(options) F32(eps)
 #define MATRIX_ROWS_IN_BAND_COLS 2048
+#define MATRIX_IN_BAND_TILES 2 /* of rows: matmuls that take more do not look for them in band */
 /* As PUSH_ROPE, with other places: q (rotated) goes to f16 rows [rows][n_head * head_size]; v lies in its page as
  * [n_head_kv][head_size][PAGE_TOKENS]. */
 #define PUSH_MATRIX_ROPE                                                                           \
@@ -161,10 +163,10 @@
  * with counter (position, choice, round, 0) and key seed. Round 0 draws from what min_p and top_k keep; as long as a
  * token is below top_p's threshold, the next round draws from what is above that token.
  * top_p < 1: round 0 leaves out the tail, that is values up to a pivot, if their masses are not more than what top_p
- * leaves out, since they would only be drawn in vain. The pivot is guessed from some values: of every so-many-th line of
- * four ids, SAMPLE_LOOK_LINES at most and an eighth of all, the masses in units of 2^-19 are added up by level,
- * min((zmax - z) * SAMPLE_LEVELS_UNIT, SAMPLE_LEVELS - 1); the tail begins at the first level from which on they are not
- * more than 15/16 of the part of their total that top_p leaves out. */
+ * leaves out, since they would only be drawn in vain. The pivot is guessed from some values: of every so-many-th line
+ * of four ids, SAMPLE_LOOK_LINES at most and an eighth of all, the masses in units of 2^-19 are added up by level,
+ * min((zmax - z) * SAMPLE_LEVELS_UNIT, SAMPLE_LEVELS - 1); the tail begins at the first level from which on they are
+ * not more than 15/16 of the part of their total that top_p leaves out. */
 #define SAMPLE_LEVELS 256
 #define SAMPLE_LEVELS_UNIT 32
 #define SAMPLE_LOOK_LINES 1024
@@ -173,8 +175,8 @@
     U32(rows) U32(n_vocab) U32(stage) U32(bests_count)
 /* A row may have several workgroups: then the stages are dispatches one after the other, and scratch has so many words
  * a row, the first of each 0 (and again afterwards). With one, all stages are one dispatch, and scratch is not used.
- * bests: uint2 [rows][bests_count], what PUSH_MATRIX_MATMUL left; bests_count 0: there are none. With them there is no stage
- * SAMPLE_BEST. */
+ * bests: uint2 [rows][bests_count], what PUSH_MATRIX_MATMUL left; bests_count 0: there are none. With them there is no
+ * stage SAMPLE_BEST. */
 #define SAMPLE_BEST 0
 #define SAMPLE_DRAW 1
 #define SAMPLE_MOST_PARTS 32

@@ -14,10 +14,10 @@
  * one also adds up what is not above a second pivot, a little over the threshold: a token not below that one is good if
  * all but those do not reach top_p. This pivot decides what is known early, never what is drawn.
  *
- * Several workgroups: each has its part of the groups, all lines of them. The stage BEST, a dispatch, finds every part's
- * best; where that is the token, the last workgroup to come hands it out. DRAW adds up the masses of its groups, and the
- * last one to come draws, alone from there on. Nobody waits for another workgroup. The matmul that made the logits may
- * have left its bests: then there is only DRAW. */
+ * Several workgroups: each has its part of the groups, all lines of them. The stage BEST, a dispatch, finds every
+ * part's best; where that is the token, the last workgroup to come hands it out. DRAW adds up the masses of its groups,
+ * and the last one to come draws, alone from there on. Nobody waits for another workgroup. The matmul that made the
+ * logits may have left its bests: then there is only DRAW. */
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 

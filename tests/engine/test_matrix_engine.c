@@ -67,10 +67,11 @@ static struct engine *open_engine(struct engine_options o)
         exit(check_report());
     CHECK(engine_info(e)->matrix);
     CHECK_INT(engine_info(e)->tiles_bytes > 0, !o.no_tiles);
-    uint32_t usual = engine_info(e)->device.software ? 0 : 8;
-    CHECK_INT(engine_info(e)->in_band_rows, o.no_tiles       ? 0
-                                            : tuning == NULL ? usual
-                                                             : tuning->in_band_rows);
+    bool in_band = tuning != NULL ? tuning->in_band_rows > 0 : !engine_info(e)->device.software;
+    if (!in_band || o.no_tiles)
+        CHECK_INT(engine_info(e)->in_band_rows, 0);
+    else
+        CHECK(engine_info(e)->in_band_rows >= 32);
     return e;
 }
 
@@ -210,7 +211,7 @@ static void test_tuned(void)
 {
     struct tuning defaults = tuning_defaults();
     tuning = &defaults;
-    test_numbers(open_engine((struct engine_options){.max_seqs = 3, .no_prefix_cache = true}));
+    test_numbers(open_engine((struct engine_options){.max_seqs = 9, .no_prefix_cache = true}));
     static const struct tuning ends = {.byte_tiles_mib = 65536, .sample_parts = 1};
     tuning = &ends;
     test_numbers(open_engine((struct engine_options){
