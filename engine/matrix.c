@@ -117,7 +117,6 @@ enum { EMULATED_MOST_TILES = 2 };
 enum { CACHED_FROM_ROWS = 32, CACHED_LEAST_TILES = 4096 }; /* a head's; gate_up was slower so */
 enum { MULTIPROCESSORS = 132, SPLIT_WARPS = 8, SPLIT_MOST_UNROLL = 10 };
 enum { ELEMENTS = 64, NORM_MOST_BYTES = 24 << 10, NORM_MOST_TILES = 2, NORM_WARPS = 8 };
-enum { BESTS_MOST_TILES = 1 };
 /* Attention over many columns and over few: tiles of 8 columns a warp; warps side by side in
  * columns, in chunks. Fewer warps a column where there are many columns. */
 enum attention { MANY, FEW_8, FEW_4, FEW_2, FEW_1, ATTENTIONS };
@@ -502,10 +501,10 @@ uint32_t matrix_bests(const struct matrix *m, const struct matrix_weight *w, uin
 {
     uint32_t x, y;
     const struct variant *v = &variants[choose(m, w, rows)];
-    if (!w->logits || w->gated || w->paired || !streams(v) || v->tn > BESTS_MOST_TILES || rows > 8)
+    if (!w->logits || w->gated || w->paired || !streams(v))
         return 0;
     grid(m, v, w, rows, false, &x, &y);
-    return y <= MATRIX_BESTS_BYTES / 8 / sizeof(uint64_t) ? y : 0;
+    return (uint64_t)rows * y * 8 <= MATRIX_BESTS_BYTES ? y : 0;
 }
 
 /* Tiles where there are any, also for few rows: unpacking what the file has costs more than the

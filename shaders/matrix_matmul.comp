@@ -24,7 +24,7 @@ layout(constant_id = 7) const bool GATED = false;
 layout(constant_id = 8) const uint NORM_GROUPS = 0; /* not 0: a is f32 rows, normed here; k / 32. TN <= 2, WARPS_N 1 */
 layout(constant_id = 9) const bool STREAM = false; /* UNROLL: groups of a slice; slices <= WARPS_K; TN <= WARPS_K */
 layout(constant_id = 10) const bool SPLIT = false; /* halves(); UNROLL: groups of a slice */
-layout(constant_id = 11) const bool BESTS = false; /* STREAM, TN 1, not gated: leaves p.bests */
+layout(constant_id = 11) const bool BESTS = false; /* STREAM, not gated: leaves p.bests */
 layout(constant_id = 12) const bool ROWS_CACHED = false; /* STREAM: rows are read again for every tile, not held */
 #ifdef QKV
 layout(push_constant) uniform P { PUSH_MATRIX_QKV } p;
@@ -406,8 +406,8 @@ void leave_bests(uint row_tile)
                 best_column[e] = column;
             }
         }
-        uint row = row_tile * 8 + warp_lane() * 2 + e;
-        if (gl_LocalInvocationID.y == 0 && warp_lane() < 4 && row < p.rows)
+        uint row = (row_tile + gl_LocalInvocationID.y) * 8 + warp_lane() * 2 + e;
+        if (gl_LocalInvocationID.y < TN && warp_lane() < 4 && row < p.rows)
             U32x2s(at(p.bests, row, gl_NumWorkGroups.x, 8)).v[gl_WorkGroupID.x] =
                 uvec2(key_of(best[e]), best_column[e]);
     }

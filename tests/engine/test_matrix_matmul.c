@@ -516,61 +516,46 @@ static uint32_t best_key(float x)
     return bits >> 31 ? ~bits : bits | UINT32_C(1) << 31;
 }
 
-/* Each workgroup leaves the best of its tiles, of equal ones the first; beside the same outputs. */
-static void test_bests(struct bed *b, enum source source)
+/* What c's matmul leaves beside the same outputs. */
+static void check_bests(struct bed *b, struct matrix *m, const struct matmul_case *c,
+                        enum source source)
 {
     struct err_msg why = {""};
-    struct matmul_case c;
-    struct matrix *m = NULL;
-    CHECK_OK(matrix_create(b->gpu, 64, 64, !gpu_info(b->gpu)->matrix_f16, &m, &why), why);
-    if (m == NULL)
-        return;
-    do {
-        make_case(b, m, TENSOR_Q8_0, 3 + below(b, 6), 64 + 32 * below(b, 20), false, &c);
-        if (c.bias != NULL || c.residual != NULL || c.n < 40) {
-            free_case(&c);
-            c.n = 0;
-        }
-    } while (c.n == 0);
-    for (uint32_t i = 0; i < c.k; i++) {
-        c.a[i] = 0;            /* row 0: all equal */
-        c.a[c.k + i] = 0x7e00; /* row 1: NaN */
-    }
-    struct matrix_weight w = describe(&c, source);
+    struct matrix_weight w = describe(c, source);
     w.logits = true;
-    matrix_force_groups(m, 2);
-    uint32_t groups = matrix_bests(m, &w, c.rows);
-    CHECK(groups == 2 && matrix_bests(m, &w, 9) == 0);
-    float *want = run_case(b, m, &c, source, 0, c.rows);
-    size_t a_bytes = row_tiles_bytes(MATRIX_PAD_ROWS, c.k), out_bytes = c.rows * c.stride * 4;
+    size_t a_bytes = row_tiles_bytes(MATRIX_PAD_ROWS, c->k), out_bytes = c->rows * c->stride * 4;
+    size_t mark_count = b->count;
+    uint64_t mark_used = b->used;
+    uint32_t groups = matrix_bests(m, &w, c->rows);
+    CHECK(groups > 1);
+    float *want = run_case(b, m, c, source, 0, c->rows), *got = take(out_bytes);
     uint16_t *a = take(a_bytes);
-    for (uint32_t r = 0; r < c.rows; r++)
-        for (uint32_t i = 0; i < c.k; i++)
-            a[row_place(r, i, c.k / 32)] = c.a[(size_t)r * c.k + i];
+    for (uint32_t r = 0; r < c->rows; r++)
+        for (uint32_t i = 0; i < c->k; i++)
+            a[row_place(r, i, c->k / 32)] = c->a[(size_t)r * c->k + i];
     struct tensor a_t = bed_tensor(b, a, a_bytes), out = bed_tensor(b, NULL, out_bytes),
-                  bests_t = bed_tensor(b, NULL, (uint64_t)c.rows * groups * 8);
+                  bests_t = bed_tensor(b, NULL, (uint64_t)c->rows * groups * 8);
     struct push_matrix_matmul p = {.a = a_t.address,
                                    .out = out.address,
                                    .bests = bests_t.address,
-                                   .rows = c.rows,
-                                   .out_stride = c.stride};
-    CHECK_OK(matrix_prepare(m, &w, c.rows, &why), why);
+                                   .rows = c->rows,
+                                   .out_stride = c->stride};
+    CHECK_OK(matrix_prepare(m, &w, c->rows, &why), why);
     CHECK_OK(matrix_compile(m, &why), why);
     bed_begin(b);
     matrix_matmul(m, &p, &w);
     bed_run(b);
     bed_check(b);
-    float *got = take(out_bytes);
     uint32_t(*bests)[2] = take(bests_t.bytes);
     bed_get(b, &out, got);
     bed_get(b, &bests_t, bests);
     CHECK(memcmp(want, got, out_bytes) == 0);
-    for (uint32_t r = 0; r < c.rows; r++)
+    for (uint32_t r = 0; r < c->rows; r++)
         for (uint32_t g = 0; g < groups; g++) {
             uint32_t key = best_key(-INFINITY), column = UINT32_MAX;
-            for (uint32_t j = 0; j < c.n; j++) {
-                float x = got[(size_t)r * c.stride + j];
-                if (j / 16 % groups == g && best_key(x) > key && !isnan(x)) {
+            for (uint32_t j = 0; j < c->n; j++) {
+                float x = got[(size_t)r * c->stride + j];
+                if (j / 16 % groups == g && !isnan(x) && best_key(x) > key) {
                     key = best_key(x);
                     column = j;
                 }
@@ -578,10 +563,39 @@ static void test_bests(struct bed *b, enum source source)
             CHECK_INT(bests[r * groups + g][0], key);
             CHECK_INT(bests[r * groups + g][1], column);
         }
+    b->count = mark_count;
+    b->used = mark_used;
     free(want);
     free(a);
     free(got);
     free(bests);
+}
+
+/* Streams leave the best of each workgroup's tiles, of equal ones the first. */
+static void test_bests(struct bed *b, bool emulated)
+{
+    struct err_msg why = {""};
+    struct matmul_case c = {0};
+    struct matrix *m = NULL;
+    CHECK_OK(matrix_create(b->gpu, 64, 64, emulated, &m, &why), why);
+    if (m == NULL)
+        return;
+    while (c.n < 40 || c.bias != NULL || c.residual != NULL) {
+        free_case(&c);
+        make_case(b, m, TENSOR_Q8_0, 11 + below(b, 6), 64 + 32 * below(b, 20), false, &c);
+    }
+    for (uint32_t i = 0; i < c.k; i++) {
+        c.a[i] = 0;            /* row 0: all equal */
+        c.a[c.k + i] = 0x7e00; /* row 1: NaN */
+    }
+    matrix_force_groups(m, 2);
+    for (size_t v = 0; v < matrix_variants(); v++)
+        for (enum source source = F16_TILES; source < SOURCES; source++) {
+            if (!matrix_variant_streams(v) || !matrix_variant_fits(m, v, c.k))
+                continue;
+            matrix_force(m, (int)v);
+            check_bests(b, m, &c, source);
+        }
     free_case(&c);
     matrix_destroy(&m);
 }
@@ -624,8 +638,7 @@ int main(int argc, char **argv)
             if (strcmp(argv[i], "Q8_0") != 0)
                 continue;
             test_norm(&b, TENSOR_Q8_0, emulated);
-            test_bests(&b, F16_TILES);
-            test_bests(&b, BYTE_TILES);
+            test_bests(&b, emulated);
         }
         test_prepare(&b, m);
         matrix_destroy(&m);
