@@ -216,7 +216,7 @@ enum err work_verify(struct engine *e, const struct work *w, size_t s, struct wo
 bool decode_timing_step(void *user, const struct engine_step_stats *s, uint64_t now_ns)
 {
     struct decode_timing *t = user;
-    bool full = s->prefill_tokens == 0 && s->decode_tokens == t->batch;
+    bool full = s->prefill_tokens == 0 && s->decode_tokens > 0 && s->running == t->batch;
     if (full && t->last_full) {
         t->ns += now_ns - t->last_ns;
         t->tokens += s->decode_tokens;

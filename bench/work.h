@@ -65,8 +65,8 @@ bool work_same(const uint32_t *a, const uint32_t *b, size_t count, size_t *ret_a
 enum err work_verify(struct engine *e, const struct work *w, size_t s, struct work_seq *reference,
                      struct err_msg *why) MUST_CHECK;
 
-/* Steps in which all `batch` sequences decode and none prefills: the time between the ends of two
- * such steps, one right after the other. By the clock, since a step's time on the device says
+/* Steps while all `batch` sequences decode and none prefills (the engine may let them take turns):
+ * the time between the ends of two such steps, one right after the other. By the clock, since a step's time on the device says
  * nothing about a host that waits. */
 struct decode_timing {
     uint32_t batch;

@@ -1,6 +1,8 @@
 /* See chunk.h. */
 #include "engine/chunk.h"
 
+#include <stdbool.h>
+
 #include "base/size.h"
 
 uint32_t chunk_after(uint32_t chunk, uint32_t most, uint32_t prefill, uint32_t decode, uint64_t ns,
@@ -33,4 +35,35 @@ uint32_t decodes_after(uint32_t decodes, uint32_t most, uint32_t prefill, uint32
     }
     return ns < target_ns && decode >= decodes ? (uint32_t)min_u64(most, 2 * (uint64_t)decodes)
                                                : decodes;
+}
+
+uint32_t widths_choose(struct widths *w, uint32_t ready)
+{
+    uint32_t whole = ready / WIDTHS_TILE * WIDTHS_TILE;
+    if (ready <= WIDTHS_TILE || ready > WIDTHS_MOST || ready == whole ||
+        ready - whole > WIDTHS_OVER)
+        return ready;
+    if (w->tries[ready] < WIDTHS_TRIES)
+        return ready;
+    if (w->tries[whole] < WIDTHS_TRIES)
+        return whole;
+    double of_ready = (double)ready / (double)w->ns[ready];
+    double of_whole = (double)whole / (double)w->ns[whole];
+    bool pays = of_whole > of_ready;
+    if (++w->asked % WIDTHS_AGAIN == 0)
+        pays = !pays;
+    return pays ? whole : ready;
+}
+
+void widths_learn(struct widths *w, uint32_t rows, uint64_t ns)
+{
+    if (rows == 0 || rows > WIDTHS_MOST || ns == 0)
+        return;
+    uint64_t *mean = &w->ns[rows];
+    if (w->tries[rows] < WIDTHS_TRIES) { /* first ones may wait for something else */
+        *mean = w->tries[rows] == 0 ? ns : min_u64(*mean, ns);
+        w->tries[rows]++;
+    } else {
+        *mean = (*mean * 7 + ns) / 8;
+    }
 }

@@ -18,4 +18,21 @@ uint32_t chunk_after(uint32_t chunk, uint32_t most, uint32_t prefill, uint32_t d
 uint32_t decodes_after(uint32_t decodes, uint32_t most, uint32_t prefill, uint32_t decode,
                        uint64_t ns, uint64_t target_ns);
 
+/* How many of the sequences that could go on are worth a step. Matmuls take eight rows at a time,
+ * so 33 rows may take so much longer than 32 that 32 at a time, in turn, are more tokens a second.
+ * Learned from the steps' times; nothing is known at first. */
+enum { WIDTHS_MOST = 64, WIDTHS_TILE = 8, WIDTHS_OVER = 4, WIDTHS_TRIES = 4, WIDTHS_AGAIN = 128 };
+struct widths {
+    uint64_t ns[WIDTHS_MOST + 1];    /* of a step of so many rows, all decodes */
+    uint32_t tries[WIDTHS_MOST + 1]; /* how often it was seen, WIDTHS_TRIES at most */
+    uint32_t asked;
+};
+
+/* `ready`, or the whole tiles below it, if ready is at most WIDTHS_OVER more than those: whichever
+ * gave more rows a second, both tried WIDTHS_TRIES times, and the other once more each
+ * WIDTHS_AGAIN-th time. */
+uint32_t widths_choose(struct widths *w, uint32_t ready);
+/* A step of so many decodes and nothing else took ns; 0: not known. */
+void widths_learn(struct widths *w, uint32_t rows, uint64_t ns);
+
 #endif

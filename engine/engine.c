@@ -10,7 +10,6 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/size.h"
-#include "engine/chunk.h"
 #include "engine/engine_impl.h"
 #include "octo_build.h"
 

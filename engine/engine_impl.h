@@ -15,6 +15,7 @@
 
 #include <assert.h>
 
+#include "engine/chunk.h"
 #include "engine/engine.h"
 #include "engine/kernels.h"
 #include "engine/kv.h"
@@ -159,6 +160,8 @@ struct engine {
     uint32_t max_rows;       /* rows a step */
     uint32_t chunk;          /* most prompt rows of the next one */
     uint32_t decodes;        /* most other rows of it */
+    struct widths widths;    /* how many of them pay */
+    uint32_t widths_turn;    /* of the sequences that can go on, the first to sit out next */
     uint32_t max_logit_rows; /* rows of one head pass */
     uint32_t max_edits;      /* a step: at least those of one longest sequence */
     uint32_t pages_stride;   /* pages of a longest sequence */

@@ -50,12 +50,13 @@ static bool may_be_in_band(const struct model *m)
     return all;
 }
 
-/* On a software device nothing waits, and workgroups need not run together. */
+/* On a software device nothing waits, and workgroups need not run together; its times say little.
+ */
 struct tuning memory_tuning(const struct engine_options *o, const struct model *m, bool software)
 {
     struct tuning t = o->tuning != NULL ? *o->tuning : tuning_defaults();
     if (o->tuning == NULL && software)
-        t.in_band_rows = t.split_rows = t.rehearse = 0;
+        t.in_band_rows = t.split_rows = t.rehearse = t.round_rows = 0;
     if (!may_be_in_band(m))
         t.in_band_rows = t.split_rows = 0;
     return t;

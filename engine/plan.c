@@ -9,7 +9,8 @@
  * it (engine_impl.h), unless the token is known to be the last, or the next draw depends on which
  * one it is (penalties, bad words of several tokens): such a sequence waits a step. Nothing here
  * changes what a sequence computes, only when (engine.h: same bytes). On a slow device a step is
- * cut (chunk.h): the younger sequences wait then, until older ones have ended. */
+ * cut (chunk.h): the younger sequences wait then, until older ones have ended. And where a step of
+ * fewer rows is faster by more than its rows are fewer, sequences take turns. */
 #include <assert.h>
 #include <string.h>
 
@@ -152,12 +153,37 @@ static enum admission admit(struct engine *e, struct sequence *s, uint32_t activ
     return ADMITTED;
 }
 
-static void plan_decodes(struct engine *e)
+static bool can_decode(const struct engine *e, const struct sequence *s)
 {
+    return s->active && tokens_ahead(s) - s->computed == 1 && !waits_for_token(e, s);
+}
+
+/* How many of those that can decode sit this step out: some where that is faster (chunk.h) and
+ * there are no prompts to compute beside them. */
+static uint32_t sit_out(struct engine *e, uint32_t *ret_ready)
+{
+    uint32_t ready = 0;
+    bool prompts = false;
+    for (uint32_t i = 0; i < e->live; i++) {
+        const struct sequence *s = e->order[i];
+        ready += can_decode(e, s);
+        prompts = prompts || (s->pending == 0 && (!s->active || s->tokens_count - s->computed > 1));
+    }
+    *ret_ready = ready;
+    return prompts || e->tuning.round_rows == 0 ? 0 : ready - widths_choose(&e->widths, ready);
+}
+
+/* Returns whether some have to wait that could go on. */
+static bool plan_decodes(struct engine *e)
+{
+    uint32_t ready, rank = 0, out = sit_out(e, &ready), turn = e->widths_turn;
     for (uint32_t i = 0; i < e->live && e->plan.rows_count < e->decodes; i++) {
         struct sequence *s = e->order[i];
-        if (!s->active || tokens_ahead(s) - s->computed != 1 || waits_for_token(e, s) ||
-            !edits_fit(e, s))
+        if (!can_decode(e, s))
+            continue;
+        if (out > 0 && (rank++ + ready - turn % ready) % ready < out) /* they take turns */
+            continue;
+        if (!edits_fit(e, s))
             continue;
         if (ensure_pages(e, s, tokens_ahead(s))) {
             plan_rows(e, s, 1);
@@ -166,16 +192,17 @@ static void plan_decodes(struct engine *e)
             e->preemptions++;
         }
     }
+    e->widths_turn = out > 0 ? (turn + out) % ready : 0;
     e->plan.decode_rows = e->plan.rows_count;
+    return out > 0 || e->plan.decode_rows >= e->decodes;
 }
 
-static void plan_prefills(struct engine *e)
+static void plan_prefills(struct engine *e, bool others_wait)
 {
     uint32_t budget = e->chunk;
     uint32_t active = 0;
     bool room = true; /* first come, first served: nobody overtakes one that waits for pages */
     bool edits_room = true; /* nor one that waits for this */
-    bool others_wait = e->plan.decode_rows >= e->decodes;
     for (uint32_t i = 0; i < e->live; i++)
         active += e->order[i]->active;
     for (uint32_t i = 0; i < e->live && budget > 0; i++) {
@@ -216,8 +243,7 @@ void plan_step(struct engine *e)
     e->plan.edits = 0;
     for (uint32_t i = 0; i < e->live; i++)
         e->order[i]->planned = 0;
-    plan_decodes(e);
-    plan_prefills(e);
+    plan_prefills(e, plan_decodes(e));
 }
 
 void plan_commit(struct engine *e)

@@ -6,7 +6,6 @@
 
 #include "base/clock.h"
 #include "base/size.h"
-#include "engine/chunk.h"
 #include "engine/engine_impl.h"
 
 /* A drawing row's parameters and lists. *banned_count: ids written so far. */
@@ -255,13 +254,16 @@ static enum err collect(struct engine *e, const struct plan *plan, size_t *ret_c
     uint32_t running = 0;
     for (uint32_t i = 0; i < e->live; i++)
         running += e->order[i]->active;
+    uint64_t gpu_ns = step_gpu_ns(e);
+    if (plan->prefill_rows == 0)
+        widths_learn(&e->widths, plan->decode_rows, gpu_ns);
     *ret_stats = (struct engine_step_stats){.prefill_tokens = plan->prefill_rows,
                                             .decode_tokens = plan->decode_rows,
                                             .shares = e->shares,
                                             .shares_count = shares,
                                             .running = running,
                                             .waiting = e->live - running,
-                                            .gpu_ns = step_gpu_ns(e)};
+                                            .gpu_ns = gpu_ns};
     return ERR_OK;
 }
 

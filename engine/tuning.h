@@ -19,6 +19,7 @@
     X(byte_tiles_mib, 16, 65536,                                                                   \
       "MiB of f16 tiles above which a matrix streams byte tiles instead")                          \
     X(direct_input, 1, 1, "1: the host writes a step's input into the device's memory, no copy")   \
+    X(round_rows, 1, 1, "1: a step takes fewer sequences than could go on, where that is faster")  \
     X(sample_parts, 0, 32, "workgroups that draw a row's token, of few rows; 0: as many as fill")
 
 struct tuning {

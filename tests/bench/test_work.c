@@ -36,8 +36,10 @@ static void test_median(void)
 static void test_timing(void)
 {
     struct decode_timing t = {.batch = 2, .steps_max = 2};
-    const struct engine_step_stats prefill = {.prefill_tokens = 4, .decode_tokens = 2};
-    const struct engine_step_stats part = {.decode_tokens = 1}, full = {.decode_tokens = 2};
+    const struct engine_step_stats prefill = {
+        .prefill_tokens = 4, .decode_tokens = 2, .running = 2};
+    const struct engine_step_stats part = {.decode_tokens = 1, .running = 1},
+                                   full = {.decode_tokens = 2, .running = 2};
     CHECK(decode_timing_step(&t, &prefill, 10));
     CHECK(decode_timing_step(&t, &part, 20));
     CHECK(decode_timing_step(&t, &full, 30));
