@@ -66,8 +66,8 @@ enum err work_verify(struct engine *e, const struct work *w, size_t s, struct wo
                      struct err_msg *why) MUST_CHECK;
 
 /* Steps while all `batch` sequences decode and none prefills (the engine may let them take turns):
- * the time between the ends of two such steps, one right after the other. By the clock, since a step's time on the device says
- * nothing about a host that waits. */
+ * the time between the ends of two such steps, one right after the other. By the clock, since a
+ * step's time on the device says nothing about a host that waits. */
 struct decode_timing {
     uint32_t batch;
     uint64_t steps_max; /* timed steps, then the run ends */
