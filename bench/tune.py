@@ -17,7 +17,8 @@ import time
 
 # Each against the defaults.
 SETTINGS = ["", "sample_parts=1", "norm_rows=0", "norm_rows=8", "stream_rows=8", "stream_rows=32", "byte_tiles_mib=0",
-            "byte_tiles_mib=65536", "chain_rows=32", "direct_input=0", "in_band_rows=0", "split_rows=0", "rehearse=0"]
+            "byte_tiles_mib=65536", "chain_rows=32", "direct_input=0", "in_band_rows=0", "split_rows=0", "rehearse=0",
+            "round_rows=0"]
 USUAL = "defaults"
 # Of the seconds, what comparing bits may take at most, and what a profile at the end needs.
 CHECKS_SHARE, PROFILE_S = 0.35, 25

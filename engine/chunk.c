@@ -50,9 +50,11 @@ uint32_t widths_choose(struct widths *w, uint32_t ready)
     double of_ready = (double)ready / (double)w->ns[ready];
     double of_whole = (double)whole / (double)w->ns[whole];
     bool pays = of_whole > of_ready;
-    if (++w->asked % WIDTHS_AGAIN == 0)
-        pays = !pays;
-    return pays ? whole : ready;
+    uint32_t best = pays ? whole : ready, other = pays ? ready : whole;
+    if (++w->asked % WIDTHS_AGAIN != 0)
+        return best;
+    w->tries[other] = 0; /* what is known of it may be of other contexts */
+    return other;
 }
 
 void widths_learn(struct widths *w, uint32_t rows, uint64_t ns)
@@ -64,6 +66,6 @@ void widths_learn(struct widths *w, uint32_t rows, uint64_t ns)
         *mean = w->tries[rows] == 0 ? ns : min_u64(*mean, ns);
         w->tries[rows]++;
     } else {
-        *mean = (*mean * 7 + ns) / 8;
+        *mean = (*mean * 7 + min_u64(ns, 2 * *mean)) / 8;
     }
 }

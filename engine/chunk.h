@@ -29,8 +29,8 @@ struct widths {
 };
 
 /* `ready`, or the whole tiles below it, if ready is at most WIDTHS_OVER more than those: whichever
- * gave more rows a second, both tried WIDTHS_TRIES times, and the other once more each
- * WIDTHS_AGAIN-th time. */
+ * gave more rows a second, both tried WIDTHS_TRIES times, and the other so often again after each
+ * WIDTHS_AGAIN-th choice. */
 uint32_t widths_choose(struct widths *w, uint32_t ready);
 /* A step of so many decodes and nothing else took ns; 0: not known. */
 void widths_learn(struct widths *w, uint32_t rows, uint64_t ns);

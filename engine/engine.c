@@ -50,6 +50,7 @@ static enum err create_chain(struct engine *e, struct err_msg *why)
              "device=\"%s\" driver=\"%s\"",
              why->text, e->info.device.name, e->info.device.driver);
     gpu_chain_destroy(e->gpu);
+    e->tuning.in_band_rows = e->tuning.split_rows = 0;
     return ERR_OK;
 }
 

@@ -2,8 +2,9 @@
  *
  * Decodes first (one row each), then prefill chunks in order of arrival up to chunk_tokens rows.
  * Pages are taken as needed; out of pages the youngest sequence loses its own and waits. The oldest
- * can always go on, since the cache holds at least one longest sequence: so every step moves
- * something.
+ * can always go on, since the cache holds at least one longest sequence; where it sits a step out,
+ * the oldest of at least eight others can, as each of them has a page of its own to lose. So every
+ * step moves something.
  *
  * A step is planned while the one before runs. Where that draws a token, a decode is planned behind
  * it (engine_impl.h), unless the token is known to be the last, or the next draw depends on which
@@ -158,19 +159,21 @@ static bool can_decode(const struct engine *e, const struct sequence *s)
     return s->active && tokens_ahead(s) - s->computed == 1 && !waits_for_token(e, s);
 }
 
-/* How many of those that can decode sit this step out: some where that is faster (chunk.h) and
- * there are no prompts to compute beside them. */
+/* How many of those that can decode sit this step out: some where that is faster (chunk.h). None
+ * while there are prompts, or sequences that would come in, nor if one has to know its token before
+ * it goes on: it would be ready when the others are not, ever after. */
 static uint32_t sit_out(struct engine *e, uint32_t *ret_ready)
 {
     uint32_t ready = 0;
-    bool prompts = false;
+    bool all = e->tuning.round_rows == 0;
     for (uint32_t i = 0; i < e->live; i++) {
         const struct sequence *s = e->order[i];
         ready += can_decode(e, s);
-        prompts = prompts || (s->pending == 0 && (!s->active || s->tokens_count - s->computed > 1));
+        all = all || sampling_looks_back(s->more) ||
+              (s->pending == 0 && (!s->active || s->tokens_count - s->computed > 1));
     }
     *ret_ready = ready;
-    return prompts || e->tuning.round_rows == 0 ? 0 : ready - widths_choose(&e->widths, ready);
+    return all ? 0 : ready - widths_choose(&e->widths, ready);
 }
 
 /* Returns whether some have to wait that could go on. */
@@ -192,7 +195,8 @@ static bool plan_decodes(struct engine *e)
             e->preemptions++;
         }
     }
-    e->widths_turn = out > 0 ? (turn + out) % ready : 0;
+    if (out > 0)
+        e->widths_turn = (turn + out) % ready;
     e->plan.decode_rows = e->plan.rows_count;
     return out > 0 || e->plan.decode_rows >= e->decodes;
 }

@@ -52,6 +52,13 @@ static void test_timing(void)
     CHECK_INT(t.steps, 2);
     CHECK_INT(t.ns, 7 + 4);
     CHECK_INT(t.tokens, 4);
+    /* they take turns: all are there, one draws */
+    t = (struct decode_timing){.batch = 2, .steps_max = 9};
+    const struct engine_step_stats turn = {.decode_tokens = 1, .running = 2};
+    CHECK(decode_timing_step(&t, &turn, 100));
+    CHECK(decode_timing_step(&t, &turn, 105));
+    CHECK_INT(t.ns, 5);
+    CHECK_INT(t.tokens, 1);
 }
 
 static void test_cost(const struct model *m)
