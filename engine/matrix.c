@@ -413,7 +413,7 @@ bool matrix_variant_norms(const struct matrix *m, size_t variant)
            shared_bytes(m, v) + normed_bytes <= gpu_info(m->gpu)->shared_bytes;
 }
 
-static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
+size_t matrix_variant_for(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     uint32_t slices, slice_groups, x, y;
     size_t best = VARIANTS;
@@ -421,7 +421,8 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
     if (m->forced >= 0)
         return (size_t)m->forced;
     matrix_slices(w->cols, &slices, &slice_groups);
-    bool in_band = rows <= m->tuning.in_band_rows && !w->logits;
+    /* The same for all rows of a tile, as matrix_prepare() expects. */
+    bool in_band = div_up(rows, 8) <= div_up(m->tuning.in_band_rows, 8) && !w->logits;
     bool many = w->bytes != 0 && output_tiles(w) >= CACHED_LEAST_TILES;
     for (size_t i = 0; i < VARIANTS; i++) {
         const struct variant *v = &variants[i];
@@ -459,13 +460,14 @@ static size_t choose(const struct matrix *m, const struct matrix_weight *w, uint
 bool matrix_norms(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     bool readable = w->tiles != 0 || w->address != 0; /* not: gate and up of two types */
-    return readable && normed_inside(m, w, rows) && matrix_variant_norms(m, choose(m, w, rows));
+    return readable && normed_inside(m, w, rows) &&
+           matrix_variant_norms(m, matrix_variant_for(m, w, rows));
 }
 
 bool matrix_in_band(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     bool readable = w->tiles != 0 || w->address != 0;
-    const struct variant *v = &variants[choose(m, w, rows)];
+    const struct variant *v = &variants[matrix_variant_for(m, w, rows)];
     return readable && chained(v) && v->tn <= MATRIX_IN_BAND_TILES;
 }
 
@@ -500,7 +502,7 @@ uint64_t matrix_half_bytes(uint32_t outputs)
 uint32_t matrix_bests(const struct matrix *m, const struct matrix_weight *w, uint32_t rows)
 {
     uint32_t x, y;
-    const struct variant *v = &variants[choose(m, w, rows)];
+    const struct variant *v = &variants[matrix_variant_for(m, w, rows)];
     if (!w->logits || w->gated || w->paired || !streams(v))
         return 0;
     grid(m, v, w, rows, false, &x, &y);
@@ -568,7 +570,7 @@ enum err matrix_prepare(struct matrix *m, const struct matrix_weight *w, uint32_
 {
     enum err e = matrix_splits(m, w, 1) ? prepare_split(m, w, why) : ERR_OK;
     for (uint32_t rows = 8; rows < max_rows + 8 && e == ERR_OK; rows += 8) { /* tiles of 8 */
-        size_t variant = choose(m, w, rows), source = source_for(w, variant);
+        size_t variant = matrix_variant_for(m, w, rows), source = source_for(w, variant);
         e = prepare_variant(m, source, variant, w->gated, false, false, why);
         if (e == ERR_OK && matrix_norms(m, w, rows - 7))
             e = prepare_variant(m, source, variant, w->gated, true, false, why);
@@ -595,7 +597,7 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
                    const struct matrix_weight *w)
 {
     struct push_matrix_matmul q = *p;
-    size_t i = choose(m, w, p->rows), source = source_for(w, i);
+    size_t i = matrix_variant_for(m, w, p->rows), source = source_for(w, i);
     q.w = address_for(w, source);
     q.w_high = w->high_address;
     q.high_row = w->high_row;
@@ -617,7 +619,7 @@ void matrix_matmul(struct matrix *m, const struct push_matrix_matmul *p,
 void matrix_qkv(struct matrix *m, const struct push_matrix_qkv *p, const struct matrix_weight *w)
 {
     struct push_matrix_qkv q = *p;
-    size_t i = choose(m, w, p->rows), source = source_for(w, i);
+    size_t i = matrix_variant_for(m, w, p->rows), source = source_for(w, i);
     struct gpu_pipeline *pipeline = m->matmul[source][i][0][p->norm != 0];
     assert(w->paired && pipeline != NULL);
     q.w = address_for(w, source);

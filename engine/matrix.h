@@ -116,6 +116,7 @@ size_t matrix_variants(void);
 /* The device's shared memory, and sums over so many columns. */
 bool matrix_variant_fits(const struct matrix *m, size_t variant, uint32_t cols);
 bool matrix_variant_streams(size_t variant);
+size_t matrix_variant_for(const struct matrix *m, const struct matrix_weight *w, uint32_t rows);
 bool matrix_variant_norms(const struct matrix *m, size_t variant); /* can norm its rows itself */
 void matrix_force(struct matrix *m, int variant);
 /* Tests only: streams have so many workgroups, which then take several tiles; 0: by variant. */

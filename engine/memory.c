@@ -57,8 +57,8 @@ struct tuning memory_tuning(const struct engine_options *o, const struct model *
     struct tuning t = o->tuning != NULL ? *o->tuning : tuning_defaults();
     if (o->tuning == NULL && software)
         t.in_band_rows = t.split_rows = t.rehearse = t.round_rows = 0;
-    if (!may_be_in_band(m))
-        t.in_band_rows = t.split_rows = 0;
+    t.in_band_rows = may_be_in_band(m) ? (uint32_t)min_u64(t.in_band_rows, t.chain_rows) : 0;
+    t.split_rows = (uint32_t)min_u64(t.split_rows, t.in_band_rows);
     return t;
 }
 

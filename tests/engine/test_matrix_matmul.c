@@ -462,6 +462,31 @@ static void test_prepare(struct bed *b, struct matrix *m)
     free_case(&c);
 }
 
+/* matrix_prepare() looks at one number of rows in eight: all eight take the same variant. */
+static void test_choices(struct matrix *m)
+{
+    static const uint32_t shapes[][2] = {/* outputs, columns: llama 1B's and qwen2.5 1.5B's */
+                                         {2048, 2048}, {3072, 2048}, {2048, 8192}, {8192, 2048},
+                                         {1536, 1536}, {1536, 8960}, {8960, 1536}};
+    matrix_force(m, -1);
+    for (uint32_t in_band = 0; in_band <= 32; in_band++) {
+        struct tuning t = tuning_defaults();
+        t.in_band_rows = in_band;
+        matrix_tune(m, &t);
+        for (size_t i = 0; i < ARRAY_LEN(shapes); i++)
+            for (int bytes = 0; bytes < 2; bytes++) {
+                struct matrix_weight w = {.tiles = 16,
+                                          .bytes = bytes ? 16 : 0,
+                                          .rows = shapes[i][0],
+                                          .cols = shapes[i][1],
+                                          .gated = shapes[i][0] > shapes[i][1]};
+                for (uint32_t rows = 1; rows <= 64; rows++)
+                    CHECK_INT(matrix_variant_for(m, &w, rows),
+                              matrix_variant_for(m, &w, (rows + 7) / 8 * 8));
+            }
+    }
+}
+
 /* Norms inside have the bits of matrix_rows() before: each of the few rows, and each one alone. */
 static void test_norm(struct bed *b, enum tensor_type type, bool emulated)
 {
@@ -641,6 +666,7 @@ int main(int argc, char **argv)
             test_bests(&b, emulated);
         }
         test_prepare(&b, m);
+        test_choices(m);
         matrix_destroy(&m);
     }
     return bed_finish(&b);
