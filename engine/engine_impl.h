@@ -77,17 +77,18 @@ struct step_layout {
 };
 
 /* What a layer's kernels leave for the next one where that arrives in band (shaders/chain.glsl): in
- * one of two places, in turn. Offsets in a place, in bytes. */
+ * one of two places, in turn. Offsets in a place, in bytes. R: tuning.in_band_rows, in whole tiles
+ * of 8. */
 struct in_band_layout {
-    uint64_t x_mid, x_out; /* F32 [IN_BAND_ROWS][n_embd]: behind attention, behind the layer */
-    /* f16 row tiles [IN_BAND_ROWS] of n_embd (normed rows), n_head * head_size, n_ff. */
+    uint64_t x_mid, x_out; /* F32 [R][n_embd]: behind attention, behind the layer */
+    /* f16 row tiles [R] of n_embd (normed rows), n_head * head_size, n_ff. */
     uint64_t attn_norm, ff_norm, attn, ff;
     uint64_t half; /* matrix_half_bytes(n_embd) */
     uint64_t turn_bytes;
     uint64_t scratch; /* behind both turns, attention's: as attn, of REHEARSE_ROWS */
     uint64_t total;
 };
-enum { IN_BAND_ROWS = 32, REHEARSE_ROWS = 16 };
+enum { REHEARSE_ROWS = 16 };
 
 struct step_row {
     struct sequence *seq;
@@ -183,7 +184,7 @@ struct engine {
     struct gpu_buffer router, expert_ids, expert_weights, expert_pairs, expert_tiles, expert_out;
     struct gpu_buffer logits;                        /* [max_logit_rows][n_vocab] */
     struct gpu_buffer sample_scratch;                /* kernel_sample()'s, zeros between steps */
-    struct gpu_buffer bests;                         /* of few rows of logits: matrix_bests() */
+    struct gpu_buffer bests;                         /* of rows of logits: matrix_bests() */
     struct gpu_buffer tokens_device, tokens_host[2]; /* uint [max_rows]: sampled ids */
     struct gpu_buffer logprobs_device, logprobs_host[2]; /* struct logprob_row [max_rows] */
     struct gpu_buffer logits_host; /* only with logits_fn: [max_rows][n_vocab] */
@@ -292,8 +293,8 @@ void forward_matrix_init(struct engine *e);
 /* Attention's tasks for e->plan into the step's input on the host, when all else is there. */
 void forward_matrix_plan(struct engine *e, char *host);
 void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows);
-/* logits of `count` rows of x, those that step input `idx` lists. */
-/* Returns of how many bests each row has now in engine.bests; 0: none. */
+/* logits of `count` rows of x, those that step input `idx` lists. Returns how many bests each row
+ * has now in engine.bests; 0: none. */
 uint32_t forward_matrix_logits(struct engine *e, uint64_t idx, uint32_t count);
 
 #endif

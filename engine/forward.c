@@ -236,8 +236,8 @@ void forward_mixture_of_experts(struct engine *e, const struct layer_weights *l,
 }
 
 /* Token ids and log-probabilities of `count` rows of logits, of which the head left so many bests
- * each. Log-probabilities are those of the
- * logits as they came from the model: what bias and penalties changed is put back before. */
+ * each. Log-probabilities are those of the logits as they came from the model: what bias and
+ * penalties changed is put back before. */
 static void sample(struct engine *e, uint32_t first, uint32_t count, uint32_t bests)
 {
     uint64_t step = e->step_input;

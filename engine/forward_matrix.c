@@ -61,7 +61,8 @@ static struct places places_of(const struct engine *e, const struct layer_weight
     return p;
 }
 
-/* memory_tuning() has looked at the model; this is about its weights. */
+/* memory_tuning() has looked at the model, and create_chain() at the device; this is about weights.
+ */
 static bool layer_in_band(const struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     const struct layer_matrices *x = &l->matrix;
@@ -74,8 +75,8 @@ static bool layer_in_band(const struct engine *e, const struct layer_weights *l,
 void forward_matrix_init(struct engine *e)
 {
     uint32_t rows = 0;
-    bool all = e->matrix != NULL && e->info.chains;
-    while (all && rows < e->tuning.in_band_rows && rows < e->tuning.chain_rows) {
+    bool all = e->matrix != NULL;
+    while (all && rows < e->tuning.in_band_rows) {
         for (uint32_t i = 0; i < e->model->n_layer && all; i++)
             all = layer_in_band(e, &e->weights.layers[i], rows + 1);
         rows += all;
@@ -111,35 +112,33 @@ static void to_tiles(struct engine *e, uint64_t x, const struct weight *w, uint6
     matrix_rows(e->matrix, &p);
 }
 
-/* embd_tiles = norm(x) * w, unless the matmul that reads it does that itself: returns whether it
- * does. */
-static bool norm(struct engine *e, const struct weight *w, const struct matrix_weight *reader,
-                 uint32_t rows)
+/* For the next dispatch, in band. */
+static void behind(struct engine *e, const struct places *at, uint32_t stages)
 {
-    uint32_t n = e->model->n_embd;
-    if (matrix_norms(e->matrix, reader, rows))
-        return true;
-    to_tiles(e, e->x.address, w, 0, e->embd_tiles.address, n, n, rows);
-    forward_stage(e, "norm");
-    return false;
+    gpu_chain_behind(e->gpu, at->in_band != 0 ? stages : 0);
 }
 
-/* The same of x, in band from one place to another: x_in_band: MATRIX_A_IN_BAND, if it is. */
-static void norm_in_band(struct engine *e, const struct weight *w, uint64_t x, uint32_t x_in_band,
-                         const struct places *at, enum place to, uint32_t behind, uint32_t rows)
+/* at[to] = norm(x) * w, to: ATTN_NORM or FF_NORM, unless the matmul that reads it does that itself,
+ * which it does not in band: returns whether it does. */
+static bool norm(struct engine *e, const struct places *at, enum place to, const struct weight *w,
+                 const struct matrix_weight *reader, uint32_t rows)
 {
-    struct push_matrix_rows p = {.x = x,
+    bool first = to == ATTN_NORM;
+    struct push_matrix_rows p = {.x = first ? at->x_in : at->at[X_MID],
                                  .weight = w->address,
                                  .out = at->at[to],
                                  .clear = at->clear[to],
                                  .rows = rows,
                                  .cols = e->model->n_embd,
                                  .stride = e->model->n_embd,
-                                 .options = x_in_band,
+                                 .options = first ? at->x_in_band : at->in_band,
                                  .eps = e->model->rms_eps};
-    gpu_chain_behind(e->gpu, behind);
+    if (at->in_band == 0 && matrix_norms(e->matrix, reader, rows))
+        return true;
+    behind(e, at, first ? LAYER_BEHIND : NORM_BEHIND);
     matrix_rows(e->matrix, &p);
     forward_stage(e, "norm");
+    return false;
 }
 
 /* qkv [R][q | k | v], F32 */
@@ -209,7 +208,7 @@ static void project_and_rotate(struct engine *e, const struct layer_weights *l,
                                 .page_bytes = e->page_bytes,
                                 .options =
                                     at->in_band | (m->rope_pairs_adjacent ? MATRIX_ADJACENT : 0)};
-    gpu_chain_behind(e->gpu, at->in_band != 0 ? NORMED_BEHIND : 0);
+    behind(e, at, NORMED_BEHIND);
     matrix_qkv(e->matrix, &p, &l->matrix.qkv);
     forward_stage(e, "qkv");
 }
@@ -272,11 +271,7 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, const 
     const struct layer_matrices *x = &l->matrix;
     uint32_t n_ff = e->model->n_ff;
     uint64_t in = e->embd_tiles.address;
-    bool norms = false;
-    if (at->in_band != 0)
-        norm_in_band(e, &l->ffn_norm, at->at[X_MID], at->in_band, at, FF_NORM, NORM_BEHIND, rows);
-    else
-        norms = norm(e, &l->ffn_norm, &x->gate_up, rows);
+    bool norms = norm(e, at, FF_NORM, &l->ffn_norm, &x->gate_up, rows);
     if (x->gate_up.tiles != 0 || x->gate_up.address != 0) {
         struct push_matrix_matmul p = {.a = norms ? at->at[X_MID] : at->at[FF_NORM],
                                        .norm = norms ? l->ffn_norm.address : 0,
@@ -285,7 +280,7 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, const 
                                        .clear = at->clear[FF],
                                        .rows = rows,
                                        .options = at->in_band | activation_of(e)};
-        gpu_chain_behind(e->gpu, at->in_band != 0 ? NORMED_BEHIND : 0);
+        behind(e, at, NORMED_BEHIND);
         matrix_matmul(e->matrix, &p, &x->gate_up);
         forward_stage(e, "gate_up");
     } else { /* two types, and no room for tiles */
@@ -308,19 +303,14 @@ static void feed_forward(struct engine *e, const struct layer_weights *l, const 
         down.half_sums = at->at[HALF];
         down.half_clear = at->clear[HALF];
     }
-    gpu_chain_behind(e->gpu, at->in_band != 0 ? DOWN_BEHIND : 0);
+    behind(e, at, DOWN_BEHIND);
     add_to_stream(e, &x->down, NULL, &down, &l->ffn_post_norm, "ffn_down");
 }
 
 void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint32_t rows)
 {
     struct places at = places_of(e, l);
-    bool norms = false;
-    if (at.in_band != 0)
-        norm_in_band(e, &l->attn_norm, at.x_in, at.x_in_band, &at, ATTN_NORM,
-                     at.x_in_band != 0 ? LAYER_BEHIND : 0, rows);
-    else
-        norms = norm(e, &l->attn_norm, &l->matrix.qkv, rows);
+    bool norms = norm(e, &at, ATTN_NORM, &l->attn_norm, &l->matrix.qkv, rows);
     if (l->matrix.qkv.paired) {
         project_and_rotate(e, l, &at, norms, rows);
     } else {
@@ -336,7 +326,7 @@ void forward_matrix_layer(struct engine *e, const struct layer_weights *l, uint3
         .clear = at.clear[X_MID],
         .rows = rows,
         .options = at.in_band | (at.x_in_band != 0 ? MATRIX_RESIDUAL_IN_BAND : 0)};
-    gpu_chain_behind(e->gpu, at.in_band != 0 ? OUTPUT_BEHIND : 0);
+    behind(e, &at, OUTPUT_BEHIND);
     add_to_stream(e, &l->matrix.attn_output, &l->attn_output_bias, &output, &l->attn_post_norm,
                   "attn_output");
     if (e->model->n_expert > 0) {

@@ -489,8 +489,7 @@ bool matrix_splits(const struct matrix *m, const struct matrix_weight *w, uint32
     uint32_t slices, slice_groups;
     matrix_slices(w->cols, &slices, &slice_groups);
     return m->forced < 0 && w->in_band && w->tiles != 0 && rows <= m->tuning.split_rows &&
-           rows <= m->tuning.in_band_rows && slices > SPLIT_WARPS && slices <= 2 * SPLIT_WARPS &&
-           slice_groups <= SPLIT_MOST_UNROLL &&
+           slices > SPLIT_WARPS && slices <= 2 * SPLIT_WARPS && slice_groups <= SPLIT_MOST_UNROLL &&
            split_shared_bytes(m, slice_groups) <= gpu_info(m->gpu)->shared_bytes;
 }
 

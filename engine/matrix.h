@@ -19,9 +19,9 @@
 enum {
     MATRIX_PAD_ROWS =
         128, /* row tiles are read in whole tiles of a workgroup: so many rows may lie behind */
-    MATRIX_PAD_TILES = 8,       /* and so many weight tiles */
-    MATRIX_MAX_HEAD_SIZE = 128, /* a multiple of 32 */
-    MATRIX_BESTS_BYTES = 1 << 18
+    MATRIX_PAD_TILES = 8,        /* and so many weight tiles */
+    MATRIX_MAX_HEAD_SIZE = 128,  /* a multiple of 32 */
+    MATRIX_BESTS_BYTES = 1 << 18 /* matrix_bests() */
 };
 
 /* `rows` x `cols` of weights; gated: rows is the number of outputs, each of a gate and a value. */

@@ -37,8 +37,8 @@ bool memory_uses_matrix(const struct engine *e)
            m->n_head / m->n_head_kv <= 64;
 }
 
-/* Whether all of a layer's results may arrive in band: forward_matrix.c. Places take turns by
- * layer, so there are two layers, or four. */
+/* Whether a layer's results may arrive in band: forward_matrix.c. Places take turns by layer, also
+ * from one step to the next: the number of layers is even. */
 static bool may_be_in_band(const struct model *m)
 {
     bool all = m->n_layer % 2 == 0 && m->n_expert == 0 && m->n_embd <= MATRIX_ROWS_IN_BAND_COLS &&
@@ -120,7 +120,8 @@ static void lay_out_in_band(struct engine *e)
 {
     const struct model *m = e->model;
     struct in_band_layout *l = &e->in_band_layout;
-    uint64_t f32 = IN_BAND_ROWS * sizeof(float), f16 = IN_BAND_ROWS * sizeof(uint16_t);
+    uint64_t rows = div_up(e->tuning.in_band_rows, 8) * 8;
+    uint64_t f32 = rows * sizeof(float), f16 = rows * sizeof(uint16_t);
     *l = (struct in_band_layout){0};
     if (!memory_uses_matrix(e))
         return;

@@ -9,7 +9,6 @@
 const uint ARRIVED = 0, PART_BEST = 4, PART_BELOW = PART_BEST + 2 * SAMPLE_MOST_PARTS,
            GROUP_BEST = PART_BELOW + 2 * SAMPLE_MOST_PARTS, SUMS = GROUP_BEST + SAMPLE_GROUPS;
 layout(buffer_reference, std430, buffer_reference_align = 4) coherent buffer Scratch { uint v[]; };
-layout(buffer_reference, std430, buffer_reference_align = 8) readonly buffer Bests { uvec2 v[]; };
 
 /* Of a row. For a CPU, which runs both sides of a branch, there is none. */
 const bool SPLITS = AHEAD > 1;
@@ -109,7 +108,7 @@ uvec2 best_of_parts()
 /* This invocation's of those that the head left. */
 uvec2 given_best()
 {
-    Bests bests = Bests(at(p.bests, gl_WorkGroupID.x, p.bests_count, 8));
+    U32x2s bests = U32x2s(at(p.bests, gl_WorkGroupID.x, p.bests_count, 8));
     uvec2 best = uvec2(0, NONE);
     for (uint i = lane; i < p.bests_count; i += SIZE)
         best = better(best, bests.v[i]);

@@ -58,18 +58,6 @@ uint64_t scan(uint64_t mine, out uint64_t ret_total)
     return before + join(subgroupAdd(split(all_before)));
 }
 
-uint sum_of_few(uint mine)
-{
-    uint sum = subgroupAdd(mine), all = 0;
-    barrier();
-    if (subgroupElect())
-        per_subgroup[gl_SubgroupID].x = sum;
-    barrier();
-    for (uint i = gl_SubgroupInvocationID; i < gl_NumSubgroups; i += subgroup_lanes)
-        all += per_subgroup[i].x;
-    return subgroupAdd(all);
-}
-
 /* Of two keys and their ids: the larger key, of equal ones the lower id. */
 uvec2 better(uvec2 a, uvec2 b)
 {
