@@ -183,4 +183,13 @@ static inline double half_value(uint16_t h)
     return h & 0x8000 ? -v : v;
 }
 
+/* A logit's key as key_of() of shaders/common.glsl has it, where a NaN counts as minus infinity. */
+static inline uint32_t bed_key_of(float x)
+{
+    uint32_t bits;
+    x = isnan(x) ? -INFINITY : x == 0 ? 0.0f : x;
+    memcpy(&bits, &x, sizeof bits);
+    return bits >> 31 ? ~bits : bits | UINT32_C(1) << 31;
+}
+
 #endif

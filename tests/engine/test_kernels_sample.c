@@ -53,15 +53,6 @@ static bool is_plain(const struct row *rows, uint32_t count)
 
 enum { BESTS = 5 };
 
-/* The order of the floats, without NaN. */
-static uint32_t key_of(float x)
-{
-    uint32_t bits;
-    x = isnan(x) ? -INFINITY : x == 0 ? 0.0f : x;
-    memcpy(&bits, &x, sizeof bits);
-    return bits >> 31 ? ~bits : bits | UINT32_C(1) << 31;
-}
-
 /* The best of every BESTS-th id, [count][BESTS] of key and id. */
 static struct tensor bests_of(struct bed *b, const float *logits, uint32_t count, uint32_t n_vocab)
 {
@@ -69,10 +60,10 @@ static struct tensor bests_of(struct bed *b, const float *logits, uint32_t count
     for (uint32_t r = 0; r < count; r++)
         for (uint32_t i = 0; i < BESTS; i++) {
             uint32_t *best = bests[r * BESTS + i];
-            best[0] = key_of(-INFINITY);
+            best[0] = bed_key_of(-INFINITY);
             best[1] = UINT32_MAX;
             for (uint32_t id = i; id < n_vocab; id += BESTS) {
-                uint32_t key = key_of(logits[(size_t)r * n_vocab + id]);
+                uint32_t key = bed_key_of(logits[(size_t)r * n_vocab + id]);
                 if (key > best[0]) {
                     best[0] = key;
                     best[1] = id;

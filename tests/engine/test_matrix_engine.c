@@ -67,11 +67,10 @@ static struct engine *open_engine(struct engine_options o)
         exit(check_report());
     CHECK(engine_info(e)->matrix);
     CHECK_INT(engine_info(e)->tiles_bytes > 0, !o.no_tiles);
-    bool in_band = tuning != NULL ? tuning->in_band_rows > 0 : !engine_info(e)->device.software;
-    if (!in_band || o.no_tiles)
-        CHECK_INT(engine_info(e)->in_band_rows, 0);
-    else
-        CHECK(engine_info(e)->in_band_rows >= 32);
+    uint32_t usual = engine_info(e)->device.software ? 0 : 32;
+    CHECK_INT(engine_info(e)->in_band_rows, o.no_tiles       ? 0
+                                            : tuning == NULL ? usual
+                                                             : tuning->in_band_rows);
     return e;
 }
 

@@ -83,6 +83,8 @@ struct matmul_case {
     float *bias, *residual;
     float *x, *norm;  /* F32 rows and a norm's weight, instead of a; NULL: none */
     bool norm_inside; /* the matmul norms them itself, not matrix_rows() */
+    bool logits;      /* matrix_bests(), into bests_t */
+    struct tensor bests_t;
 };
 
 static uint16_t weight_half(const struct matmul_case *c, uint32_t row, uint32_t i, bool high)
@@ -223,6 +225,7 @@ static struct matrix_weight describe(const struct matmul_case *c, enum source so
                               .rows = c->n,
                               .cols = c->k,
                               .gated = c->gated,
+                              .logits = c->logits,
                               .high_row = c->high_row};
     if (source != FILE_BLOCKS) {
         w.tiles = c->tiles.address;
@@ -288,6 +291,7 @@ static void *run_case(struct bed *b, struct matrix *m, const struct matmul_case 
                                                : c->residual ? c->residual_t.address + skip * 4
                                                              : 0,
                                    .out = out.address,
+                                   .bests = c->bests_t.address,
                                    .rows = count,
                                    .out_stride = c->stride,
                                    .options = c->gelu ? MATRIX_GELU : 0};
@@ -532,56 +536,28 @@ static void test_norm(struct bed *b, enum tensor_type type, bool emulated)
     }
 }
 
-/* The order of the floats, as the bests have it: no NaN is among them. */
-static uint32_t best_key(float x)
-{
-    uint32_t bits;
-    x = x == 0 ? 0.0f : x;
-    memcpy(&bits, &x, sizeof bits);
-    return bits >> 31 ? ~bits : bits | UINT32_C(1) << 31;
-}
-
 /* What c's matmul leaves beside the same outputs. */
-static void check_bests(struct bed *b, struct matrix *m, const struct matmul_case *c,
-                        enum source source)
+static void check_bests(struct bed *b, struct matrix *m, struct matmul_case *c, enum source source)
 {
-    struct err_msg why = {""};
-    struct matrix_weight w = describe(c, source);
-    w.logits = true;
-    size_t a_bytes = row_tiles_bytes(MATRIX_PAD_ROWS, c->k), out_bytes = c->rows * c->stride * 4;
     size_t mark_count = b->count;
     uint64_t mark_used = b->used;
+    float *want = run_case(b, m, c, source, 0, c->rows);
+    c->logits = true;
+    struct matrix_weight w = describe(c, source);
     uint32_t groups = matrix_bests(m, &w, c->rows);
     CHECK(groups > 1);
-    float *want = run_case(b, m, c, source, 0, c->rows), *got = take(out_bytes);
-    uint16_t *a = take(a_bytes);
-    for (uint32_t r = 0; r < c->rows; r++)
-        for (uint32_t i = 0; i < c->k; i++)
-            a[row_place(r, i, c->k / 32)] = c->a[(size_t)r * c->k + i];
-    struct tensor a_t = bed_tensor(b, a, a_bytes), out = bed_tensor(b, NULL, out_bytes),
-                  bests_t = bed_tensor(b, NULL, (uint64_t)c->rows * groups * 8);
-    struct push_matrix_matmul p = {.a = a_t.address,
-                                   .out = out.address,
-                                   .bests = bests_t.address,
-                                   .rows = c->rows,
-                                   .out_stride = c->stride};
-    CHECK_OK(matrix_prepare(m, &w, c->rows, &why), why);
-    CHECK_OK(matrix_compile(m, &why), why);
-    bed_begin(b);
-    matrix_matmul(m, &p, &w);
-    bed_run(b);
-    bed_check(b);
-    uint32_t(*bests)[2] = take(bests_t.bytes);
-    bed_get(b, &out, got);
-    bed_get(b, &bests_t, bests);
-    CHECK(memcmp(want, got, out_bytes) == 0);
+    c->bests_t = bed_tensor(b, NULL, (uint64_t)c->rows * groups * 8);
+    float *got = run_case(b, m, c, source, 0, c->rows);
+    uint32_t(*bests)[2] = take(c->bests_t.bytes);
+    bed_get(b, &c->bests_t, bests);
+    CHECK(memcmp(want, got, (size_t)c->rows * c->stride * 4) == 0);
     for (uint32_t r = 0; r < c->rows; r++)
         for (uint32_t g = 0; g < groups; g++) {
-            uint32_t key = best_key(-INFINITY), column = UINT32_MAX;
+            uint32_t key = bed_key_of(-INFINITY), column = UINT32_MAX;
             for (uint32_t j = 0; j < c->n; j++) {
-                float x = got[(size_t)r * c->stride + j];
-                if (j / 16 % groups == g && !isnan(x) && best_key(x) > key) {
-                    key = best_key(x);
+                uint32_t other = bed_key_of(got[(size_t)r * c->stride + j]);
+                if (j / 16 % groups == g && other > key) {
+                    key = other;
                     column = j;
                 }
             }
@@ -590,8 +566,9 @@ static void check_bests(struct bed *b, struct matrix *m, const struct matmul_cas
         }
     b->count = mark_count;
     b->used = mark_used;
+    c->logits = false;
+    c->bests_t = (struct tensor){0};
     free(want);
-    free(a);
     free(got);
     free(bests);
 }
@@ -614,13 +591,16 @@ static void test_bests(struct bed *b, bool emulated)
         c.a[c.k + i] = 0x7e00; /* row 1: NaN */
     }
     matrix_force_groups(m, 2);
+    unsigned checked = 0;
     for (size_t v = 0; v < matrix_variants(); v++)
         for (enum source source = F16_TILES; source < SOURCES; source++) {
             if (!matrix_variant_streams(v) || !matrix_variant_fits(m, v, c.k))
                 continue;
             matrix_force(m, (int)v);
             check_bests(b, m, &c, source);
+            checked++;
         }
+    CHECK(checked >= 8); /* one and two tiles of rows, cached rows */
     free_case(&c);
     matrix_destroy(&m);
 }

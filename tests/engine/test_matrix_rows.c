@@ -2,6 +2,36 @@
  * is written. */
 #include "tests/engine/matrix_bed.h"
 
+/* In band, a workgroup a row: the bits that `want` has, and as many places cleared. */
+static void check_in_band(struct bed *b, struct matrix *m, struct push_matrix_rows p,
+                          const uint16_t *want)
+{
+    size_t bytes = row_tiles_bytes(p.rows, p.cols), cleared = 0, other = 0;
+    uint16_t *got = take(bytes), *clear = take(bytes);
+    memset(clear, 0, bytes);
+    struct tensor out_t = bed_tensor(b, NULL, bytes), clear_t = bed_tensor(b, clear, bytes);
+    p.out = out_t.address;
+    p.clear = clear_t.address;
+    p.options = MATRIX_A_IN_BAND;
+    bed_begin(b);
+    matrix_rows(m, &p);
+    bed_run(b);
+    bed_check(b);
+    bed_get(b, &out_t, got);
+    bed_get(b, &clear_t, clear);
+    if (!CHECK(memcmp(want, got, bytes) == 0))
+        fprintf(stderr, "    in band, %u x %u\n", p.rows, p.cols);
+    for (uint32_t r = 0; r < p.rows; r++)
+        for (uint32_t i = 0; i < p.cols; i++)
+            cleared += clear[row_place(r, i, p.cols / 32)] == UNTOUCHED;
+    for (size_t i = 0; i < bytes / 2; i++)
+        other += clear[i] != 0;
+    CHECK_INT(cleared, (size_t)p.rows * p.cols);
+    CHECK_INT(other, cleared); /* and nothing else */
+    free(got);
+    free(clear);
+}
+
 struct rows_case {
     uint32_t rows, cols, stride;
     bool weight, idx;
@@ -57,6 +87,8 @@ static void test_rows(struct bed *b, struct matrix *m, const struct rows_case *c
     CHECK_INT(untouched, out.bytes / 2 - (size_t)c->rows * c->cols); /* nothing else is written */
     if (!CHECK(worst <= 1))
         fprintf(stderr, "    %u x %u: %g of the bound\n", c->rows, c->cols, worst);
+    if (c->weight && !c->idx && c->cols <= MATRIX_ROWS_IN_BAND_COLS)
+        check_in_band(b, m, p, got);
     free(x);
     free(weight);
     free(got);
